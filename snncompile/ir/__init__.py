@@ -1,0 +1,1 @@
+"""The intermediate representation: one time step of a spiking network with explicit state."""

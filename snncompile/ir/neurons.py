@@ -1,0 +1,424 @@
+"""The neurons of the IR: one function each, whose body is the definition.
+
+A neuron node in a step graph calls one of these functions for a single time step. Every pass,
+kernel and exporter is tested against these bodies, and their order of operations is that of the
+library the neuron came from, so that spikes agree bit for bit.
+
+All tensors are [N, ...] (one time step); states have the shape of the current. What varies
+between neurons is a value: a `Charge` says how the current moves the membrane, a `Reset` what a
+spike does to it, a `Surrogate` how the gradient passes the threshold.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from snncompile.ir.surrogates import Surrogate, fire
+
+Number: TypeAlias = float | Tensor
+
+
+class Integrate(NamedTuple):
+    """membrane + current: no leak."""
+
+    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
+        """The charged membrane, [N, ...]."""
+        return membrane + current
+
+
+class Decay(NamedTuple):
+    """decay * membrane + current: the leak scales the membrane, the current is added as is."""
+
+    decay: Number
+
+    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
+        """The charged membrane, [N, ...]."""
+        return self.decay * membrane + current
+
+
+class Relax(NamedTuple):
+    """membrane + (current - (membrane - rest)) / tau: the current is divided by tau too."""
+
+    tau: Number
+    rest: float = 0.0
+
+    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
+        """The charged membrane, [N, ...]."""
+        return membrane + (current - (membrane - self.rest)) / self.tau
+
+
+class Leak(NamedTuple):
+    """membrane - (membrane - rest) / tau + current."""
+
+    tau: Number
+    rest: float = 0.0
+
+    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
+        """The charged membrane, [N, ...]."""
+        return membrane - (membrane - self.rest) / self.tau + current
+
+
+class RelaxRate(NamedTuple):
+    """membrane + (current - (membrane - rest)) * rate: `Relax` with a learnable 1 / tau."""
+
+    rate: Number
+    rest: float = 0.0
+
+    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
+        """The charged membrane, [N, ...]."""
+        return membrane + (current - (membrane - self.rest)) * self.rate
+
+
+class LeakRate(NamedTuple):
+    """membrane - (membrane - rest) * rate + current: `Leak` with a learnable 1 / tau."""
+
+    rate: Number
+    rest: float = 0.0
+
+    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
+        """The charged membrane, [N, ...]."""
+        return membrane - (membrane - self.rest) * self.rate + current
+
+
+class Euler(NamedTuple):
+    """membrane + rate * ((rest - membrane) + current): an Euler step of the leaky membrane."""
+
+    rate: Number
+    rest: Number = 0.0
+
+    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
+        """The charged membrane, [N, ...]."""
+        return membrane + self.rate * ((self.rest - membrane) + current)
+
+
+class EulerBox(NamedTuple):
+    """membrane + rate * ((current + rest) - membrane): `Euler`, summed in another order."""
+
+    rate: Number
+    rest: Number = 0.0
+
+    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
+        """The charged membrane, [N, ...]."""
+        return membrane + self.rate * (current + self.rest - membrane)
+
+
+class Blend(NamedTuple):
+    """current * gain + decay * membrane: a resistor-capacitor membrane (Lapicque)."""
+
+    gain: Number
+    decay: Number
+
+    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
+        """The charged membrane, [N, ...]."""
+        return current * self.gain + self.decay * membrane
+
+
+Charge: TypeAlias = (
+    Integrate | Decay | Relax | Leak | RelaxRate | LeakRate | Euler | EulerBox | Blend
+)
+
+
+class Subtract(NamedTuple):
+    """A spike lowers the membrane by the threshold; `detach` stops the gradient through it."""
+
+    detach: bool = False
+
+    def __call__(self, membrane: Tensor, spikes: Tensor, threshold: Number) -> Tensor:
+        """The membrane after the reset, [N, ...]."""
+        emitted = spikes.detach() if self.detach else spikes
+        return membrane - emitted * threshold
+
+
+class Hard(NamedTuple):
+    """A spike sets the membrane to `value`; `detach` stops the gradient through it."""
+
+    value: Number = 0.0
+    detach: bool = False
+
+    def __call__(self, membrane: Tensor, spikes: Tensor, threshold: Number) -> Tensor:  # noqa: ARG002
+        """The membrane after the reset, [N, ...]."""
+        emitted = spikes.detach() if self.detach else spikes
+        return emitted * self.value + (1.0 - emitted) * membrane
+
+
+class Keep(NamedTuple):
+    """A spike leaves the membrane as it is."""
+
+    def __call__(self, membrane: Tensor, spikes: Tensor, threshold: Number) -> Tensor:  # noqa: ARG002
+        """The membrane, unchanged, [N, ...]."""
+        return membrane
+
+
+Reset: TypeAlias = Subtract | Hard | Keep
+
+
+def lif(  # noqa: PLR0913
+    current: Tensor,
+    membrane: Tensor,
+    *,
+    charge: Charge,
+    threshold: Number,
+    reset: Reset,
+    surrogate: Surrogate,
+    strict: bool = False,
+    detach_membrane: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Integrate and fire: charge, compare, reset, all within this step.
+
+    Covers IF, LIF and parametric LIF; `detach_membrane` cuts the gradient through time, as the
+    online rules OTTT (arXiv:2210.04195) and SLTT (arXiv:2302.14311) do.
+
+    Args:
+        current: Input current, [N, ...].
+        membrane: Membrane after the last step, [N, ...].
+        charge: How current and leak move the membrane.
+        threshold: Firing threshold; a tensor must broadcast to the current.
+        reset: What a spike does to the membrane.
+        surrogate: The derivative that replaces the step's.
+        strict: Fire above the threshold only; otherwise at it too.
+        detach_membrane: Treat the incoming membrane as a constant in the backward pass.
+
+    Returns:
+        Spikes and the membrane after the reset, each [N, ...].
+    """
+    charged = charge(current, membrane.detach() if detach_membrane else membrane)
+    spikes = fire(charged - threshold, surrogate, strict=strict)
+    return spikes, reset(charged, spikes, threshold)
+
+
+def rectified_lif(  # noqa: PLR0913
+    current: Tensor,
+    membrane: Tensor,
+    *,
+    charge: Charge,
+    slope: Number,
+    threshold: Number,
+    reset: Reset,
+    surrogate: Surrogate,
+    scale_reset: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """KLIF: the charged membrane passes a learnable ReLU before it is compared.
+
+    With `scale_reset` the reset acts on the membrane before that ReLU's slope (Jiang and Zhang,
+    2023, arXiv:2302.09238).
+
+    Args:
+        current: Input current, [N, ...].
+        membrane: Membrane after the last step, [N, ...].
+        charge: How current and leak move the membrane.
+        slope: The ReLU's slope k.
+        threshold: Firing threshold.
+        reset: What a spike does to the membrane.
+        surrogate: The derivative that replaces the step's.
+        scale_reset: Reset on membrane / slope with threshold / slope.
+
+    Returns:
+        Spikes and the membrane after the reset, each [N, ...].
+    """
+    charged = torch.relu(slope * charge(current, membrane))
+    spikes = fire(charged - threshold, surrogate, strict=False)
+    if scale_reset:
+        return spikes, reset(charged / slope, spikes, threshold / slope)
+    return spikes, reset(charged, spikes, threshold)
+
+
+class _RoundWithin(torch.autograd.Function):
+    """round(clamp(x, 0, levels)), with gradient 1 inside the clamp."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(drive: Tensor, levels: float) -> Tensor:
+        return torch.round(torch.clamp(drive, 0, levels))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001, ARG004
+        ctx.save_for_backward(inputs[0])
+        ctx.levels = inputs[1]
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN205
+        (drive,) = ctx.saved_tensors
+        inside = (drive >= 0) & (drive <= ctx.levels)
+        return grad_outputs[0] * inside.to(drive.dtype), None
+
+
+def integer_lif(  # noqa: PLR0913
+    current: Tensor,
+    membrane: Tensor,
+    *,
+    charge: Charge,
+    threshold: Number,
+    reset: Reset,
+    levels: float,
+) -> tuple[Tensor, Tensor]:
+    """I-LIF: emits the rounded multiple of the threshold that the membrane holds, 0 to levels.
+
+    Luo et al., 2024, arXiv:2407.20708. The gradient is 1 where the multiple lies in [0, levels].
+
+    Args:
+        current: Input current, [N, ...].
+        membrane: Membrane after the last step, [N, ...].
+        charge: How current and leak move the membrane.
+        threshold: The size of one level.
+        reset: What the emitted count does to the membrane.
+        levels: The largest count.
+
+    Returns:
+        Counts and the membrane after the reset, each [N, ...].
+    """
+    charged = charge(current, membrane)
+    counts: Tensor = _RoundWithin.apply(charged / threshold, levels)
+    return counts, reset(charged, counts, threshold)
+
+
+def delayed_lif(  # noqa: PLR0913
+    current: Tensor,
+    membrane: Tensor,
+    *,
+    charge: Charge,
+    threshold: Number,
+    reset: Literal["subtract", "zero_state", "zero", "zero_subtract", "none"],
+    surrogate: Surrogate,
+    gain: Number = 1.0,
+    reset_now: Literal["subtract", "zero", "none"] = "none",
+) -> tuple[Tensor, Tensor]:
+    """A neuron whose reset takes effect one step after its spike (snnTorch).
+
+    The state is the membrane before the reset; whether it fired last step is read off it again,
+    and that signal carries no gradient. "subtract" takes the threshold off undecayed;
+    "zero_state" clears the membrane before it is charged, "zero" multiplies the charged membrane
+    by 1 - fired, "zero_subtract" takes fired * charged off it. `reset_now` adds the reset of this
+    step's spikes (reset_delay=False), with gradient.
+
+    Args:
+        current: Input current, [N, ...].
+        membrane: Membrane of the last step, before its reset, [N, ...].
+        charge: How current and leak move the membrane.
+        threshold: Firing threshold; it fires strictly above.
+        reset: What last step's spike does.
+        surrogate: The derivative that replaces the step's.
+        gain: Amplitude of a spike.
+        reset_now: What this step's spike does at once, beyond last step's.
+
+    Returns:
+        Spikes times gain and the membrane, each [N, ...].
+    """
+    fired = fire(membrane - threshold, surrogate, strict=True).detach()
+    if reset == "zero_state":
+        membrane = (1 - fired) * membrane
+    charged = charge(current, membrane)
+    if reset == "subtract":
+        charged = charged - fired * threshold
+    elif reset == "zero":
+        charged = charged * (1 - fired)
+    elif reset == "zero_subtract":
+        charged = charged - fired * charged
+    spikes = fire(charged - threshold, surrogate, strict=True) * gain
+    if reset_now == "none":
+        return spikes, charged
+    again = spikes / gain - fired
+    return spikes, charged - again * (threshold if reset_now == "subtract" else charged)
+
+
+def adaptive_lif(  # noqa: PLR0913
+    current: Tensor,
+    membrane: Tensor,
+    adaptation: Tensor,
+    *,
+    charge: Charge,
+    rate: Number,
+    jump: Number,
+    threshold: Number,
+    reset: Reset,
+    surrogate: Surrogate,
+    detach: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LSNN: the threshold is a state that relaxes to `threshold` and jumps with every spike.
+
+    Bellec et al., 2018, arXiv:1803.09574, as Norse writes it; fires strictly above.
+
+    Args:
+        current: Input current, [N, ...].
+        membrane: Membrane after the last step, [N, ...].
+        adaptation: The moving threshold, [N, ...].
+        charge: How current and leak move the membrane.
+        rate: How fast the moving threshold relaxes, per step.
+        jump: What one spike adds to it.
+        threshold: Where it relaxes to.
+        reset: What a spike does to the membrane.
+        surrogate: The derivative that replaces the step's.
+        detach: Stop the gradient from the jump to the spike.
+
+    Returns:
+        Spikes, membrane after the reset, moving threshold, each [N, ...].
+    """
+    charged = charge(current, membrane)
+    relaxed = adaptation + rate * (threshold - adaptation)
+    spikes = fire(charged - relaxed, surrogate, strict=True)
+    emitted = spikes.detach() if detach else spikes
+    return spikes, reset(charged, spikes, threshold), relaxed + emitted * jump
+
+
+def integrator(current: Tensor, membrane: Tensor, *, charge: Charge) -> tuple[Tensor, Tensor]:
+    """A neuron that never fires: its output is its membrane.
+
+    Args:
+        current: Input current, [N, ...].
+        membrane: Membrane after the last step, [N, ...].
+        charge: How current and leak move the membrane.
+
+    Returns:
+        The charged membrane twice: as output and as state, each [N, ...].
+    """
+    charged = charge(current, membrane)
+    return charged, charged
+
+
+def synaptic_current(
+    current: Tensor,
+    state: Tensor,
+    *,
+    decay: Number,
+    order: Literal["decay_then_add", "add_then_decay", "delay"],
+) -> tuple[Tensor, Tensor]:
+    """A synapse with an exponentially decaying current, in front of a neuron.
+
+    "decay_then_add": state = decay * state + current is both output and next state.
+    "add_then_decay": the output is state + current; the next state is that, plus -decay of it
+    (here `decay` is the share that is lost, as in an Euler step).
+    "delay": the output is the old state; the next is state plus -decay of it, plus current.
+
+    Args:
+        current: Input, [N, ...].
+        state: Synaptic current after the last step, [N, ...].
+        decay: The factor, or the share lost, see above.
+        order: Which of the three.
+
+    Returns:
+        The current that reaches the membrane, and the next state, each [N, ...].
+    """
+    if order == "decay_then_add":
+        decayed = decay * state + current
+        return decayed, decayed
+    if order == "add_then_decay":
+        jumped = state + current
+        return jumped, jumped + -decay * jumped
+    return state, state + -decay * state + current
+
+
+NEURONS: tuple[Callable[..., tuple[Tensor, ...]], ...] = (
+    lif,
+    rectified_lif,
+    integer_lif,
+    delayed_lif,
+    adaptive_lif,
+    integrator,
+    synaptic_current,
+)
+"""Every neuron of the IR; all are elementwise over [N, ...]."""
+
+SPIKING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif)
+"""Those whose first output is spikes."""
