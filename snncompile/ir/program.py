@@ -92,6 +92,8 @@ class Program:
         multi_step: The model itself ran layer by layer over whole sequences.
         whole: Names of call_module nodes that read the whole sequence at once: a BatchNorm whose
             training statistics run over T * N, a parallel neuron.
+        single_step: For modules whose own forward takes whole sequences, by target: the torch.nn
+            class whose forward is one step of theirs.
         constants: Tensors that the model closed over; get_attr targets that root does not have.
         notes: What a person should know about the capture, one line each.
     """
@@ -108,6 +110,7 @@ class Program:
     time: int | None = None
     multi_step: bool = False
     whole: frozenset[str] = frozenset()
+    single_step: dict[str, type[nn.Module]] = field(default_factory=dict[str, type[nn.Module]])
     constants: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     notes: list[str] = field(default_factory=list[str])
 

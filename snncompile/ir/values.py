@@ -1,0 +1,87 @@
+"""Shapes and dtypes of a program's nodes, found by running its step on fake tensors."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
+from torch.fx.node import Argument, Target
+
+from snncompile.ir.program import Program, output_of
+
+BATCH_HINT = 7
+"""The batch size that symbolic shapes stand for; odd, so that no layer's width equals it."""
+
+
+class StepInterpreter(fx.Interpreter):
+    """Runs a program's step node by node, on real or on fake tensors."""
+
+    def __init__(self, program: Program, graph: fx.Graph | None = None) -> None:
+        super().__init__(program.root, graph=graph or program.step)
+        self.program = program
+
+    def call_module(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Call the module, through its single-step class where its forward takes sequences."""
+        module = self.program.root.get_submodule(str(target))
+        layer = self.program.single_step.get(str(target))
+        return layer.forward(module, *args, **kwargs) if layer else module(*args, **kwargs)
+
+    def get_attr(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Resolve on the program's constants first, then on its root."""
+        if str(target) in self.program.constants:
+            return self.program.constants[str(target)]
+        return super().get_attr(target, args, kwargs)
+
+
+class _Recorder(StepInterpreter):
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401
+        value = super().run_node(n)
+        if n.op != "output":
+            n.meta["val"] = value
+        return value
+
+
+def fake_mode() -> FakeTensorMode:
+    """A mode for fake tensors with symbolic shapes, that accepts the model's real parameters."""
+    return FakeTensorMode(
+        shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True
+    )
+
+
+def fake_input(mode: FakeTensorMode, tensor: Tensor, dynamic: tuple[int, ...] = (0,)) -> FakeTensor:
+    """A fake tensor like `tensor`, whose `dynamic` dimensions have symbolic sizes."""
+    from torch._dynamo.source import ConstantSource  # noqa: PLC0415
+
+    sizes = [
+        DimDynamic.DYNAMIC if i in dynamic else DimDynamic.STATIC for i in range(tensor.dim())
+    ]
+    context = StatelessSymbolicContext(dynamic_sizes=sizes)
+    source = ConstantSource(f"input{id(tensor)}")
+    return mode.from_tensor(tensor.detach(), symbolic_context=context, source=source)
+
+
+def infer(program: Program, inputs: tuple[Tensor, ...]) -> None:
+    """Write ``meta["val"]`` of every node of the step, given fake inputs and states.
+
+    Args:
+        program: The program; its nodes are annotated in place.
+        inputs: One fake tensor a placeholder, inputs first, then states.
+    """
+    mode = next(value.fake_mode for value in inputs if isinstance(value, FakeTensor))
+    with mode, torch.no_grad():
+        _Recorder(program).run(*inputs)
+
+
+def refresh(program: Program) -> None:
+    """Write ``meta["val"]`` anew after a rewrite, from the placeholders' own values."""
+    infer(program, tuple(node.meta["val"] for node in program.placeholders()))
+
+
+def output_values(program: Program) -> tuple[Tensor, ...]:
+    """The fake tensors of the step's outputs."""
+    return tuple(node.meta["val"] for node in output_of(program.step)[0])
