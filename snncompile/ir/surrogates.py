@@ -55,6 +55,60 @@ def _triangle(distance: Tensor, alpha: float) -> Tensor:
     return (alpha - alpha**2 * distance.abs()).clamp(min=0)
 
 
+def _piecewise_exp(distance: Tensor, alpha: float) -> Tensor:
+    return alpha / 2 * torch.exp(-alpha * distance.abs())
+
+
+def _soft_sign(distance: Tensor, alpha: float) -> Tensor:
+    return 1 / (2 * alpha * (1 / alpha + distance.abs()) ** 2)
+
+
+def _super_spike(distance: Tensor, alpha: float) -> Tensor:
+    return alpha / (1 + distance.abs()) ** 2
+
+
+def _erf(distance: Tensor, alpha: float) -> Tensor:
+    return alpha / math.sqrt(math.pi) * torch.exp(-((alpha * distance) ** 2))
+
+
+def _nonzero_sign_log_abs(distance: Tensor, alpha: float) -> Tensor:
+    return 1 / (1 / alpha + distance.abs())
+
+
+def _piecewise_leaky_relu(distance: Tensor, width: float, slope: float) -> Tensor:
+    inside = distance.abs() < width
+    return torch.full_like(distance, slope).masked_fill(inside, 1 / (2 * width))
+
+
+def _squarewave_fourier_series(distance: Tensor, terms: float, period: float) -> Tensor:
+    waves = [
+        torch.cos((2 * i - 1) * (2 * math.pi / period) * distance) for i in range(1, int(terms))
+    ]
+    return sum(waves, torch.zeros_like(distance)) * (4 / period)
+
+
+def _s2nn(distance: Tensor, alpha: float, beta: float) -> Tensor:
+    return torch.where(distance < 0, _sigmoid(distance, alpha), beta / (distance + 1))
+
+
+def _q_pseudo_spike(distance: Tensor, alpha: float) -> Tensor:
+    return (1 + 2 / (alpha - 1) * distance.abs()) ** -alpha
+
+
+def _leaky_k_relu(distance: Tensor, leak: float, slope: float) -> Tensor:
+    return torch.full_like(distance, leak).masked_fill(distance >= 0, slope)
+
+
+def _fake_numerical_gradient(distance: Tensor, limit: float) -> Tensor:
+    sign = torch.ones_like(distance).masked_fill(distance < 0, -1)
+    return (sign / distance).clamp(max=limit)
+
+
+def _log_tailed_relu(distance: Tensor, leak: float) -> Tensor:
+    tail = torch.where(distance > 1, 1 / distance, torch.ones_like(distance))
+    return tail.masked_fill(distance <= 0, leak)
+
+
 def _straight_through(distance: Tensor) -> Tensor:
     return torch.ones_like(distance)
 
@@ -69,6 +123,18 @@ DERIVATIVES: Mapping[str, Callable[..., Tensor]] = {
     "fast_sigmoid": _fast_sigmoid,
     "rectangle": _rectangle,
     "triangle": _triangle,
+    "piecewise_exp": _piecewise_exp,
+    "soft_sign": _soft_sign,
+    "super_spike": _super_spike,
+    "erf": _erf,
+    "nonzero_sign_log_abs": _nonzero_sign_log_abs,
+    "piecewise_leaky_relu": _piecewise_leaky_relu,
+    "squarewave_fourier_series": _squarewave_fourier_series,
+    "s2nn": _s2nn,
+    "q_pseudo_spike": _q_pseudo_spike,
+    "leaky_k_relu": _leaky_k_relu,
+    "fake_numerical_gradient": _fake_numerical_gradient,
+    "log_tailed_relu": _log_tailed_relu,
     "straight_through": _straight_through,
     "none": _none,
 }
@@ -106,3 +172,17 @@ def fire(distance: Tensor, surrogate: Surrogate, *, strict: bool) -> Tensor:
     if surrogate.function is not None:
         return surrogate.function.apply(distance, *surrogate.parameters)
     return _Fire.apply(distance, surrogate, strict)
+
+
+def spike(distance: Tensor, *, surrogate: Surrogate, strict: bool = False) -> tuple[Tensor]:
+    """A threshold without a membrane, as one node of a step: `fire`, for a model that calls it.
+
+    Args:
+        distance: What is compared with 0, any shape.
+        surrogate: The derivative used backward.
+        strict: Fire above 0 only; otherwise at it too.
+
+    Returns:
+        The spikes, as the only part of a tuple: a node without next states.
+    """
+    return (fire(distance, surrogate, strict=strict),)
