@@ -1,0 +1,96 @@
+# pyright: basic
+"""SpikingJelly's layers: those that are a torch.nn layer over time, dropout, and containers.
+
+A layer of the library is the torch.nn layer it derives from; with ``step_mode='m'`` it folds time
+into the batch, so one step of it is that layer. Containers do the same for what they hold, or run
+it step by step. Dropout draws one mask for a whole sequence and keeps it until it is reset.
+"""
+
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import base
+from spikingjelly.activation_based import layer as library
+from torch import Tensor, nn
+
+from snncompile.frontends.lowering import Lowering
+from snncompile.frontends.spikingjelly_neurons import Memory, Neuron
+
+MASK = Memory("mask", "mask", unset=-1.0)
+"""Dropout's mask; its entries are never negative, so -1 says that none has been drawn yet."""
+
+_DROPOUT_DEFINING = ("forward", "single_step_functional_forward", "multi_step_functional_forward")
+
+
+def torch_layer(module: Any) -> type[nn.Module] | None:  # noqa: ANN401
+    """The torch.nn class that is one step of a stateless layer over sequences, else None."""
+    if getattr(module, "step_mode", None) != "m":
+        return None
+    if _folds_time(module):
+        return nn.Sequential
+    for kind in type(module).__mro__:
+        if kind.__module__.startswith(library.__name__ + "."):
+            return _wrapped(kind)
+        if "forward" in vars(kind):
+            return None
+    return None
+
+
+def _wrapped(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """The torch.nn class that a layer class of the library wraps without changing it."""
+    wraps = len(kind.__bases__) == 2 and kind.__bases__[1] is base.StepModule  # noqa: PLR2004
+    inner = kind.__bases__[0]
+    return inner if wraps and inner.__module__.startswith("torch.nn.modules.") else None
+
+
+def _folds_time(module: Any) -> bool:  # noqa: ANN401
+    """A container that runs layers without state on all steps at once."""
+    folds = type(module) is library.SeqToANNContainer or (
+        type(module) is library.StepModeContainer and not module.stateful
+    )
+    return folds and not any(isinstance(inner, base.MemoryModule) for inner in module.modules())
+
+
+def loops_over_time(module: Any) -> bool:  # noqa: ANN401
+    """A container that runs what it holds step by step."""
+    if type(module) is library.StepModeContainer:
+        return bool(module.step_mode == "m" and module.stateful)
+    return type(module) is library.MultiStepContainer
+
+
+def is_dropout(module: nn.Module) -> bool:
+    """Dropout with one mask for a sequence."""
+    for kind in type(module).__mro__:
+        if kind in (library.Dropout, library.Dropout2d):
+            return True
+        if any(name in vars(kind) for name in _DROPOUT_DEFINING):
+            return False
+    return False
+
+
+def dropout(module: Any, inputs: Tensor) -> Neuron:  # noqa: ANN401
+    """One training step of dropout: the mask of the first step, drawn anew after a reset.
+
+    For a sequence the candidate is drawn once, before the steps, as the library does; step by
+    step it is drawn in every step and used in the first.
+
+    Args:
+        module: The layer.
+        inputs: What it is called with: [N, ...], or [T, N, ...] if its step_mode is 'm'.
+    """
+    drawn: Tensor | None = None
+    if module.step_mode == "m":
+        ones = torch.ones(inputs.shape[1:], dtype=inputs.dtype, device=inputs.device)
+        drawn = module.create_mask(ones)
+
+    def step(
+        module: Any,  # noqa: ANN401
+        lowering: Lowering,
+        current: Tensor,
+        mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        candidate = module.create_mask(current) if drawn is None else drawn
+        mask = torch.where(mask < 0, candidate, mask)
+        return current * mask, mask
+
+    return Neuron(step, (MASK,))
