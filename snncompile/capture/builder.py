@@ -15,7 +15,9 @@ from torch import SymInt, Tensor, fx, nn
 
 from snncompile.capture.trace import Trace
 from snncompile.errors import CaptureError
+from snncompile.ir.effects import has_effect
 from snncompile.ir.program import Dimension, Input, Output, Program, State, output_of
+from snncompile.ir.values import refresh
 
 Reduction = Literal["stack", "last", "running_sum"]
 
@@ -42,14 +44,18 @@ class ProgramBuilder:
 
     # The step -----------------------------------------------------------------------------------
 
-    def input(self, source: fx.Node, axis: int | None, value: Tensor) -> fx.Node:
-        """The placeholder of a step input: a sequence along `axis`, or static when that is None."""
+    def input(self, source: fx.Node, axis: int | None, *, stepped: bool = False) -> fx.Node:
+        """The placeholder of a step input: a sequence along `axis`, or static when that is None.
+
+        `stepped` says that the trace itself saw one step of the sequence.
+        """
         kind = "static" if axis is None else "sequence"
         key = (source, kind, axis or 0)
         if key not in self._inputs:
             name = source.name if source.op == "placeholder" else f"{source.name}_{kind}"
             node = self.step.placeholder(name)
-            node.meta["val"] = value
+            value: Tensor = source.meta["val"]
+            node.meta["val"] = value if axis is None or stepped else value.select(axis, 0)
             self._inputs[key] = node
         return self._inputs[key]
 
@@ -60,7 +66,7 @@ class ProgramBuilder:
         if label not in self._states:
             node = self.step.placeholder(label.replace(".", "_").replace("'", "_"))
             node.meta["val"] = value
-            fill = initial if not isinstance(initial, fx.Node) else node.name
+            fill = initial if not isinstance(initial, fx.Node) else initial.name
             shape = tuple(_dimension(size) for size in value.shape)
             self._states[label] = (State(node.name, label, fill, shape, carried), node)
             if isinstance(initial, fx.Node):
@@ -161,12 +167,14 @@ class ProgramBuilder:
             notes=self.notes,
         )
         name_reductions(program)
+        refresh(program)
         if _passes_through(after, len(program.outputs)):
             program.epilogue = None
         return program
 
     def _ordered_step(self) -> tuple[tuple[Input, ...], tuple[State, ...], fx.Graph]:
         """Placeholders first, inputs before states; then the calls that are needed."""
+        self._drop_dead_states()
         graph = fx.Graph()
         env: dict[fx.Node, fx.Node] = {}
         for source in [n for n in self.trace.inputs if not self._prologue_needed()]:
@@ -174,7 +182,7 @@ class ProgramBuilder:
         for node in [*self._inputs.values(), *(n for _, n in self._states.values())]:
             env[node] = graph.node_copy(node)
         for node in self.step.nodes:
-            if node not in env:
+            if node not in env and node.op != "placeholder":
                 env[node] = graph.node_copy(node, lambda n: env[n])
         values = tuple(env[value] for value, _, _ in self._outputs)
         nexts = tuple(env[self._next.get(s.name, n)] for s, n in self._states.values())
@@ -185,12 +193,34 @@ class ProgramBuilder:
             for (_, kind, axis), node in self._inputs.items()
         )
         states = tuple(replace(s, name=env[n].name) for s, n in self._states.values())
-        graph.eliminate_dead_code(_is_impure)
         return inputs, states, graph
+
+    def _drop_dead_states(self) -> None:
+        """Forget states that no output and no carried state depends on."""
+        live = _ancestors([*(value for value, _, _ in self._outputs), *self._effects()])
+        count = -1
+        while count != len(live):
+            count = len(live)
+            for state, node in self._states.values():
+                if state.carried or node in live:
+                    live |= _ancestors([node, self._next.get(node.name, node)])
+        self._states = {label: held for label, held in self._states.items() if held[1] in live}
+        for node in reversed(list(self.step.nodes)):
+            if node not in live and node.op != "placeholder":
+                self.step.erase_node(node)
+
+    def _effects(self) -> list[fx.Node]:
+        """Calls that do more than compute a value, such as updating statistics."""
+        draft = Program(
+            self.model, self.step, (), (), (), self.trace.arguments, self.trace.result,
+            single_step=self.trace.single_step,
+        )  # fmt: skip
+        calls = [node for node in self.step.nodes if node.op.startswith("call")]
+        return [node for node in calls if has_effect(draft, node)]
 
     def _add_unused(self, source: fx.Node) -> None:
         if source not in {read for read, _, _ in self._inputs}:
-            self.input(source, None, source.meta["val"])
+            self.input(source, None)
 
     def _prologue_needed(self) -> bool:
         sources = [source for source, _, _ in self._inputs]
@@ -303,10 +333,6 @@ def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
 
 def _dimension(size: int | SymInt) -> Dimension:
     return size if isinstance(size, int) else "N"
-
-
-def _is_impure(node: fx.Node) -> bool:
-    return node.op in {"placeholder", "output"}
 
 
 def _passes_through(graph: fx.Graph, outputs: int) -> bool:

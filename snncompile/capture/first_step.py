@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from snncompile.capture.loop import read_of
 
@@ -25,11 +26,11 @@ class FirstStep:
 
     Attributes:
         calls: For every call of the body its first-step call, or None where Python computed it.
-        numbers: For every state (as the caller names it) its initial number.
+        initial: For every state (as the caller names it) its initial number or node.
     """
 
     calls: list[fx.Node | None] = field(default_factory=list["fx.Node | None"])
-    numbers: dict[Any, float] = field(default_factory=dict[Any, float])
+    initial: dict[Any, Any] = field(default_factory=dict[Any, Any])
 
 
 def match_first(
@@ -54,6 +55,13 @@ def match_first(
     return None
 
 
+@dataclass(frozen=True)
+class _Unknown:
+    """A state whose initial value nothing has shown yet."""
+
+    source: Any
+
+
 class _Match:
     def __init__(
         self, body: list[fx.Node], sources: list[list[Any]], calls: list[fx.Node], steps: int
@@ -66,37 +74,70 @@ class _Match:
         return all(self._call(j) for j in range(len(self.body))) and not self.waiting
 
     def _call(self, j: int) -> bool:
-        node, values = self.body[j], [self._value(source) for source in self.sources[j]]
-        function = _ON_NUMBERS.get(node.target, node.target)
-        numbers = bool(values) and not any(isinstance(value, fx.Node) for value in values)
-        if numbers and (node.target in _ON_NUMBERS or _is_operator(node)):
-            queue = iter(values)
-            args = fx.node.map_arg(node.args, lambda _: next(queue))
-            self.values.append(float(function(*args)))  # type: ignore[operator, misc]
-            self.first.calls.append(None)
-            return True
-        return self._matches(j, values)
+        values = [self._value(source) for source in self.sources[j]]
+        return self._matches(j, values) or self._computed(self.body[j], values)
 
-    def _value(self, source: Any) -> fx.Node | float:  # noqa: ANN401
+    def _value(self, source: Any) -> Any:  # noqa: ANN401
         if hasattr(source, "lag"):
-            return self.first.numbers.setdefault(source, 0.0)
+            return self.first.initial.get(source, _Unknown(source))
         return self.values[source.position] if hasattr(source, "position") else source.node
 
-    def _matches(self, j: int, values: list[fx.Node | float]) -> bool:
+    def _computed(self, node: fx.Node, values: list[Any]) -> bool:
+        """Python itself computed this call: all it reads are numbers, unknown states being 0."""
+        function = _ON_NUMBERS.get(node.target, node.target)
+        possible = node.target in _ON_NUMBERS or _is_operator(node)
+        if not values or not possible or any(isinstance(value, fx.Node) for value in values):
+            return False
+        numbers = [self._settled(value, 0.0) for value in values]
+        queue = iter(numbers)
+        args = fx.node.map_arg(node.args, lambda _: next(queue))
+        self.values.append(float(function(*args)))  # type: ignore[operator, misc]
+        self.first.calls.append(None)
+        return True
+
+    def _settled(self, value: Any, found: Any) -> Any:  # noqa: ANN401
+        if not isinstance(value, _Unknown):
+            return value
+        return self.first.initial.setdefault(value.source, found)
+
+    def _matches(self, j: int, values: list[Any]) -> bool:
         node = self.body[j]
         if not self.waiting or self.waiting[0].target != node.target:
             return False
-        found = self.waiting.pop(0)
-        self.first.calls.append(found)
-        self.values.append(found)
+        found = self.waiting[0]
         read, expected = read_of(found), read_of(node)
         if read is not None and expected is not None and read.source is expected.source:
-            return read.index == expected.index - self.steps
+            agrees = read.index == expected.index - self.steps
+        else:
+            agrees = self._agrees(node, found, values)
+        if agrees:
+            self.waiting.pop(0)
+            self.first.calls.append(found)
+            self.values.append(found)
+        return agrees
+
+    def _agrees(self, node: fx.Node, found: fx.Node, values: list[Any]) -> bool:
         queue = iter(values)
-        wanted = list(fx.node.map_arg(node.args, lambda _: next(queue)))  # type: ignore[arg-type]
-        have = list(found.args)
-        swapped = have[::-1] if node.target in _COMMUTATIVE else have
-        return (wanted in (have, swapped)) and len(found.kwargs) == len(node.kwargs)
+        wanted = _leaves(fx.node.map_arg((node.args, node.kwargs), lambda _: next(queue)))
+        have = _leaves((found.args, found.kwargs))
+        orders = [have, have[::-1]] if node.target in _COMMUTATIVE else [have]
+        for order in orders:
+            pairs = list(zip(wanted, order, strict=False))
+            if len(wanted) == len(order) and all(_fits(w, h) for w, h in pairs):
+                for want, seen in pairs:
+                    self._settled(want, seen)
+                return True
+        return False
+
+
+def _leaves(arguments: Any) -> list[Any]:  # noqa: ANN401
+    return pytree.tree_leaves(arguments)
+
+
+def _fits(want: Any, seen: Any) -> bool:  # noqa: ANN401
+    if isinstance(want, _Unknown):
+        return isinstance(seen, (fx.Node, int, float))
+    return want is seen or (not isinstance(want, fx.Node) and bool(want == seen))
 
 
 def _is_operator(node: fx.Node) -> bool:

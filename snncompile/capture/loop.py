@@ -1,6 +1,6 @@
 """Finds the time loop in an unrolled trace: which calls belong to which step.
 
-Python ran the loop, so the trace is the same stretch of calls over and over. `find_loop` looks
+Python ran the loop, so the trace is the same stretch of calls over and over. `find_loops` looks
 for the repetition that covers most of the trace, and anchors it: a loop over time reads
 consecutive positions of one tensor, or calls one stateful neuron again and again.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx
 
+from snncompile.errors import CaptureError
 from snncompile.ir.neurons import NEURONS
 
 
@@ -102,36 +103,61 @@ def _repeated_neuron(calls: list[fx.Node]) -> list[fx.Node]:
     return [node for node in neurons if (node.target, node.meta["module"]) == key]
 
 
+def _repeated_module(calls: list[fx.Node]) -> list[fx.Node]:
+    """The calls of the module that is called least, if even that is called more than once."""
+    counts = Counter(node.target for node in calls if node.op == "call_module")
+    if not counts or min(counts.values()) == 1:
+        return []
+    least = min(counts, key=lambda target: counts[target])
+    return [node for node in calls if node.op == "call_module" and node.target == least]
+
+
 def _signatures(calls: list[fx.Node], reads: dict[fx.Node, Read]) -> list[str]:
     """What must agree between steps: what is called, not on what."""
     return [f"read {reads[n].axis}" if n in reads else f"{n.op} {n.target}" for n in calls]
 
 
-def find_loop(graph: fx.Graph) -> Loop | None:
-    """The steps of an unrolled trace, or None when nothing in it repeats.
+_FEWEST_UNANCHORED = 3
+"""Without a sequence or a stateful neuron, this many equal stretches make a loop over time."""
+
+
+def find_loops(graph: fx.Graph) -> list[Loop]:
+    """The ways to cut an unrolled trace into steps, likeliest first; none when nothing repeats.
 
     Args:
         graph: A recorded trace.
 
     Returns:
-        Its steps, from the repetition that covers most of it. Steps may still differ in what
-        they read; rolling them up checks that.
+        Cuts of the repetition that covers most of the trace. Whether the steps are copies of
+        each other also in what they read, rolling them up decides.
+
+    Raises:
+        CaptureError: The trace reads a sequence step by step, but the steps differ.
     """
     calls = calls_of(graph)
     reads = {node: read for node in calls if (read := read_of(node)) is not None}
     anchored = anchors(calls, reads)
+    certain = bool(anchored)
+    anchored = anchored or _repeated_module(calls)
     if len(anchored) < 2:  # noqa: PLR2004
-        return None
+        return []
     reads = {n: r for n, r in reads.items() if _same_sequence(r, reads.get(anchored[0]))}
     period, start, count, slack = _repetition(_signatures(calls, reads))
-    steps = len(anchored)
+    steps = len(anchored) if certain else max(count, _FEWEST_UNANCHORED)
     if period == 0 or count not in {steps, steps - 1}:
-        return _by_anchors(calls, anchored, reads)
+        return [_by_anchors(calls, anchored, reads)] if certain else []
     anchor = calls.index(anchored[steps - count])
-    start = anchor if start <= anchor <= start + slack else start
-    slices = [calls[start + k * period : start + (k + 1) * period] for k in range(count)]
-    first = calls[:start] if count == steps - 1 else []
-    return Loop(slices, first, reads)
+    shifts = [anchor - start, slack, *range(slack)]
+    starts = dict.fromkeys(start + shift for shift in shifts if 0 <= shift <= slack)
+    peeled = count == steps - 1 or not certain
+    return [
+        Loop(
+            [calls[first + k * period : first + (k + 1) * period] for k in range(count)],
+            calls[:first] if peeled else [],
+            reads,
+        )
+        for first in starts
+    ]
 
 
 def _same_sequence(read: Read, anchor: Read | None) -> bool:
@@ -143,10 +169,47 @@ def _by_anchors(
 ) -> Loop:
     """Cut where each step reads its input: for steps that differ, so that the error can say how."""
     positions = [calls.index(node) for node in anchored]
-    period = positions[-1] - positions[-2]
-    ends = [*positions[1:], positions[-1] + period]
+    ends = [*positions[1:], 2 * positions[-1] - positions[-2]]
     slices = [calls[a:b] for a, b in zip(positions, ends, strict=True)]
+    texts = [tuple(_signatures(calls, reads)) for calls in slices[:-1]]
+    usual = Counter(texts).most_common(1)[0][0]
+    for k, found in enumerate(texts):
+        if found != usual:
+            j = next((j for j, pair in enumerate(zip(found, usual, strict=False)) if pair[0] != pair[1]),
+                     min(len(found), len(usual)))
+            raise steps_differ(slices, k, j)
     return Loop(slices, [], reads)
+
+
+def steps_differ(slices: list[list[fx.Node]], k: int, j: int) -> CaptureError:
+    """The error for steps that are not copies of each other.
+
+    Args:
+        slices: The calls of every step.
+        k: The step that differs.
+        j: The first call of it that differs.
+
+    Returns:
+        An error that shows that call and what the neighbouring steps have there.
+    """
+
+    def shown(step: int) -> str:
+        return _shown(slices[step][j]) if j < len(slices[step]) else "nothing"
+
+    steps = range(max(k - 1, 0), min(k + 2, len(slices)))
+    lines = "\n".join(f"  step {step}: {shown(step)}" for step in steps)
+    module = slices[k][j].meta.get("module") if j < len(slices[k]) else ""
+    place = f" in module '{module}'" if module else ""
+    return CaptureError(
+        f"the time steps of the model differ: call {j} of step {k}{place}\n{lines}\n"
+        "make every step run the same calls, or move what differs before or after the loop"
+    )
+
+
+def _shown(node: fx.Node) -> str:
+    name = getattr(node.target, "__name__", str(node.target))
+    arguments = ", ".join(f"%{a}" if isinstance(a, fx.Node) else repr(a) for a in node.args)
+    return f"%{node.name} = {name}({arguments})"
 
 
 def _repetition(signatures: list[str]) -> tuple[int, int, int, int]:

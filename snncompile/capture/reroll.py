@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from snncompile.capture.builder import EpilogueWriter, ProgramBuilder
 from snncompile.capture.first_step import match_first
-from snncompile.capture.loop import Loop, Read, find_loop
+from snncompile.capture.loop import Loop, Read, find_loops, steps_differ
 from snncompile.capture.trace import Trace
 from snncompile.errors import CaptureError
 from snncompile.ir.program import Program
@@ -81,16 +81,27 @@ def reroll(model: nn.Module, trace: Trace) -> Program | None:
     Raises:
         CaptureError: Two steps differ; shows the first call that differs.
     """
-    loop = find_loop(trace.graph)
-    if loop is None:
+    rolled = _first_that_rolls(find_loops(trace.graph))
+    if rolled is None:
         return None
-    rolled = roll(loop)
     builder = ProgramBuilder(model, trace)
     made = _StepWriter(builder, rolled).write()
     epilogue = _LoopEpilogue(builder, rolled, made)
     program = builder.finish(epilogue, trace.leaves)
     program.time = epilogue.fixed_time(trace)
     return program
+
+
+def _first_that_rolls(loops: list[Loop]) -> Rolled | None:
+    errors: list[CaptureError] = []
+    for loop in loops:
+        try:
+            return roll(loop)
+        except CaptureError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return None
 
 
 def roll(loop: Loop) -> Rolled:
@@ -112,7 +123,7 @@ def roll(loop: Loop) -> Rolled:
     for k, calls in enumerate(slices):
         for j in range(len(slices[-1])):
             if j >= len(calls):
-                raise _differs(loop, k, j)
+                raise steps_differ(loop.slices, k, j)
             _check(rolled, k, j, calls[j])
     if loop.first:
         _join_first(rolled)
@@ -148,7 +159,7 @@ def _check(rolled: Rolled, k: int, j: int, node: fx.Node) -> None:
     template, loop = rolled.body[j], rolled.loop
     same_call = (node.op, node.target) == (template.op, template.target)
     if not same_call or _constants(node, loop.reads) != _constants(template, loop.reads):
-        raise _differs(loop, k, j)
+        raise steps_differ(loop.slices, k, j)
     if node in loop.reads:
         _check_read(rolled, k, j, node)
         return
@@ -158,10 +169,10 @@ def _check(rolled: Rolled, k: int, j: int, node: fx.Node) -> None:
         if want == have:
             continue
         if not (isinstance(want, Earlier) and isinstance(have, Outside) and k < want.lag):
-            raise _differs(loop, k, j)
+            raise steps_differ(loop.slices, k, j)
         key = Earlier(want.position, want.lag - k)
         if rolled.initial.setdefault(key, have.node) is not have.node:
-            raise _differs(loop, k, j)
+            raise steps_differ(loop.slices, k, j)
 
 
 def _check_read(rolled: Rolled, k: int, j: int, node: fx.Node) -> None:
@@ -169,22 +180,15 @@ def _check_read(rolled: Rolled, k: int, j: int, node: fx.Node) -> None:
     last = reads[rolled.body[j]]
     read = reads[node]
     if (read.source, read.index - k) != (last.source, last.index - (steps - 1)):
-        raise _differs(rolled.loop, k, j)
+        raise steps_differ(rolled.loop.slices, k, j)
 
 
 def _join_first(rolled: Rolled) -> None:
     """The first step met plain numbers where later steps meet tensors: those are its states."""
     loop = rolled.loop
     match = match_first(rolled.body, rolled.sources, loop.first, len(loop.slices))
-    crossing = {s for sources in rolled.sources for s in sources if isinstance(s, Earlier)}
-    if match is None or any(state.lag > 1 for state in crossing):
-        raise _differs(loop, 0, 0)
-    for state in crossing:
-        found = rolled.initial.get(state)
-        same = match.calls[state.position]
-        if found is not None and found is not same:
-            raise _differs(loop, 0, 0)
-        rolled.initial[state] = match.numbers[state]
+    if match is None:
+        raise steps_differ(loop.slices, 0, 0)
     rolled.steps.insert(0, match.calls)
     rolled.place = {
         node: (k, j)
@@ -192,6 +196,14 @@ def _join_first(rolled: Rolled) -> None:
         for j, node in enumerate(calls)
         if node is not None
     }
+    later = {Earlier(s.position, s.lag): v for s, v in rolled.initial.items()}
+    rolled.initial = dict(match.initial)
+    for state, value in later.items():
+        if value in rolled.place:
+            if rolled.place[value] != (0, state.position):  # type: ignore[index]
+                raise steps_differ(loop.slices, 0, 0)
+        elif rolled.initial.setdefault(Earlier(state.position, state.lag - 1), value) is not value:
+            raise steps_differ(loop.slices, 0, 0)
 
 
 class _StepWriter:
@@ -209,7 +221,7 @@ class _StepWriter:
         for j, node in enumerate(self.rolled.body):
             read = reads.get(node)
             if read is not None:
-                self.made.append(self.builder.input(read.source, read.axis, node.meta["val"]))
+                self.made.append(self.builder.input(read.source, read.axis))
                 continue
             queue = iter([self._argument(source) for source in self.rolled.sources[j]])
             self.made.append(self.builder.copy(node, lambda _, queue=queue: next(queue)))  # type: ignore[misc]
@@ -229,7 +241,7 @@ class _StepWriter:
             return self._recorded_state(node)
         if not isinstance(node.meta["val"], Tensor):
             return self.builder.size(node)
-        return self.builder.input(node, None, node.meta["val"])
+        return self.builder.input(node, None)
 
     def _recorded_state(self, node: fx.Node) -> fx.Node:
         state = self.recorded[node]
@@ -276,8 +288,10 @@ class _LoopEpilogue(EpilogueWriter):
 
     def fixed_time(self, trace: Trace) -> int | None:
         """The number of steps, unless it is that of a sequence whose length the model asked for."""
-        sources = {read.source for read in self.rolled.loop.reads.values()}
-        follows_input = bool(sources & trace.measured) and not self.needs_count
+        reads = list(self.rolled.loop.reads.values())
+        lengths = {int(read.source.meta["val"].shape[read.axis]) for read in reads}
+        asked = any(read.source in trace.measured for read in reads)
+        follows_input = asked and lengths == {self.steps} and not self.needs_count
         return None if follows_input else self.steps
 
     def special(self, node: fx.Node) -> fx.Node | None:
@@ -372,18 +386,3 @@ def _descendants(nodes: list[fx.Node]) -> set[fx.Node]:
             seen.add(node)
             waiting += list(node.users)
     return seen
-
-
-def _differs(loop: Loop, k: int, j: int) -> CaptureError:
-    def shown(step: int) -> str:
-        calls = loop.slices[step]
-        return calls[j].format_node() or "" if j < len(calls) else "nothing"
-
-    lines = [f"  step {s}: {shown(s)}" for s in range(max(k - 1, 0), min(k + 2, len(loop.slices)))]
-    module = loop.slices[k][j].meta.get("module") if j < len(loop.slices[k]) else ""
-    place = f" in module '{module}'" if module else ""
-    return CaptureError(
-        f"the time steps of the model differ: call {j} of step {k}{place}\n"
-        + "\n".join(lines)
-        + "\nmake every step run the same calls, or move what differs before or after the loop"
-    )

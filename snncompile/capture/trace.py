@@ -1,5 +1,6 @@
 """Runs a model once on fake tensors and returns what it did as a `Trace`."""
 
+import logging
 import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.nn.utils.stateless import _reparametrize_module  # pyright: ignore[reportPrivateUsage]
 from torch.utils import _pytree as pytree
 
+from snncompile.capture.buffers import buffers_to_stacks
 from snncompile.capture.canonical import Call
 from snncompile.capture.recorder import RecordedState, Recorder
 from snncompile.errors import CaptureError, SnncompileError
@@ -95,6 +97,7 @@ def record(
             raise _explained(model, error) from error
         flat, result_spec = pytree.tree_flatten(result)
         nodes = [recorder.node(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
+        buffers_to_stacks(recorder.graph, nodes)
     return Trace(
         recorder.graph, inputs, recorder.states, recorder.finished, nodes, result_spec,
         Arguments(spec, constants, tensors), recorder.constants, recorder.measured,
@@ -152,7 +155,7 @@ def _active(model: nn.Module, recorder: Recorder, mode: FakeTensorMode) -> Itera
     replaced: dict[str, Tensor] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if id(tensor) not in fakes:
-            fakes[id(tensor)] = mode.from_tensor(tensor)
+            fakes[id(tensor)] = mode.from_tensor(tensor, static_shapes=True)
             recorder.parameter(name, fakes[id(tensor)])
         replaced[name] = fakes[id(tensor)]
     for prefix, module in model.named_modules():
@@ -160,6 +163,7 @@ def _active(model: nn.Module, recorder: Recorder, mode: FakeTensorMode) -> Itera
             if isinstance(value, Tensor):
                 recorder.parameter(f"{prefix}.{name}".lstrip("."), value)
     with ExitStack() as stack:
+        stack.enter_context(_quiet_logger("torch._subclasses.fake_tensor"))
         stack.enter_context(_reparametrize_module(model, replaced, tie_weights=True))
         for module in model.modules():
             frontend = frontend_of(module)
@@ -171,6 +175,18 @@ def _active(model: nn.Module, recorder: Recorder, mode: FakeTensorMode) -> Itera
         stack.enter_context(_functions_recorded(recorder))
         stack.enter_context(recorder)
         yield
+
+
+@contextmanager
+def _quiet_logger(name: str) -> Iterator[None]:
+    """Torch logs what fails on fake tensors; here a failure is an answer, told in our own error."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
