@@ -115,8 +115,16 @@ class Blend(NamedTuple):
         return current * self.gain + self.decay * membrane
 
 
+class Charged(NamedTuple):
+    """current: the nodes before the neuron have charged the membrane already."""
+
+    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:  # noqa: ARG002
+        """The charged membrane, [N, ...]."""
+        return current
+
+
 Charge: TypeAlias = (
-    Integrate | Decay | Relax | Leak | RelaxRate | LeakRate | Euler | EulerBox | Blend
+    Integrate | Decay | Relax | Leak | RelaxRate | LeakRate | Euler | EulerBox | Blend | Charged
 )
 
 

@@ -109,6 +109,38 @@ def _log_tailed_relu(distance: Tensor, leak: float) -> Tensor:
     return tail.masked_fill(distance <= 0, leak)
 
 
+def _tent(distance: Tensor, alpha: float) -> Tensor:
+    return alpha * (1 - distance.abs()).clamp(min=0)
+
+
+def _tanh(distance: Tensor, slope: float) -> Tensor:
+    return 1 - torch.tanh(slope * distance) ** 2
+
+
+def _circ(distance: Tensor, alpha: float) -> Tensor:
+    return alpha**3 / (alpha**2 + distance**2) ** 1.5
+
+
+def _erfc(distance: Tensor, slope: float) -> Tensor:
+    return 2 / math.sqrt(math.pi) * torch.exp(-((slope * distance) ** 2))
+
+
+def _sign(distance: Tensor, size: float) -> Tensor:
+    return torch.full_like(distance, size).masked_fill(distance >= 0, -size)
+
+
+def _spike_rate_escape(distance: Tensor, beta: float, slope: float) -> Tensor:
+    return slope * torch.exp(-beta * (distance - 1).abs())
+
+
+def _sparse_fast_sigmoid(distance: Tensor, slope: float, bound: float) -> Tensor:
+    return _fast_sigmoid(distance, slope) * (distance > bound).to(distance.dtype)
+
+
+def _fired(distance: Tensor) -> Tensor:
+    return (distance > 0).to(distance.dtype)
+
+
 def _straight_through(distance: Tensor) -> Tensor:
     return torch.ones_like(distance)
 
@@ -135,6 +167,14 @@ DERIVATIVES: Mapping[str, Callable[..., Tensor]] = {
     "leaky_k_relu": _leaky_k_relu,
     "fake_numerical_gradient": _fake_numerical_gradient,
     "log_tailed_relu": _log_tailed_relu,
+    "tent": _tent,
+    "tanh": _tanh,
+    "circ": _circ,
+    "erfc": _erfc,
+    "sign": _sign,
+    "spike_rate_escape": _spike_rate_escape,
+    "sparse_fast_sigmoid": _sparse_fast_sigmoid,
+    "fired": _fired,
     "straight_through": _straight_through,
     "none": _none,
 }
