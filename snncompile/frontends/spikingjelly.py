@@ -7,6 +7,7 @@ and hidden state: with ``step_mode='m'`` a module is one step run over a sequenc
 which the library keeps in a dictionary of the module, becomes a state of the program.
 """
 
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,7 @@ from snncompile.frontends.spikingjelly_layers import (
 )
 from snncompile.frontends.spikingjelly_neurons import (
     NEURONS,
+    LibraryModule,
     Memory,
     Neuron,
     kind_of,
@@ -104,10 +106,10 @@ class SpikingJelly:
             return lowering.neuron(surrogates.spike, inputs, surrogate=found, strict=False)[0]
         if loops_over_time(module):
             _refuse_held(module)
-            return lowering.over_time(lambda x: nn.Sequential.forward(module, x), inputs)  # type: ignore[arg-type]
+            return lowering.over_time(partial(_through, module), inputs)
         return self._lower_stateful(module, lowering, inputs)
 
-    def _lower_stateful(self, module: Any, lowering: Lowering, inputs: Tensor) -> Any:  # noqa: ANN401
+    def _lower_stateful(self, module: LibraryModule, lowering: Lowering, inputs: Tensor) -> Any:  # noqa: ANN401
         if is_dropout(module) and not module.training:
             return inputs
         if module.step_mode == "m":
@@ -119,7 +121,9 @@ class SpikingJelly:
 
         return lowering.over_time(step, inputs) if module.step_mode == "m" else step(inputs)
 
-    def _step(self, module: Any, lowering: Lowering, lowered: Neuron, current: Tensor) -> Any:  # noqa: ANN401
+    def _step(
+        self, module: LibraryModule, lowering: Lowering, lowered: Neuron, current: Tensor
+    ) -> Any:  # noqa: ANN401
         held = [self._held(module, lowering, memory, current) for memory in lowered.memories]
         output, *values = lowered.step(module, lowering, current, *held)
         for memory, value in zip(lowered.memories, values, strict=True):
@@ -128,7 +132,9 @@ class SpikingJelly:
                 lowering.finish(started[-1], value)
         return output
 
-    def _held(self, module: Any, lowering: Lowering, memory: Memory, like: Tensor) -> Tensor:  # noqa: ANN401
+    def _held(
+        self, module: LibraryModule, lowering: Lowering, memory: Memory, like: Tensor
+    ) -> Tensor:
         """A hidden state before this step, made as the library makes it where there is none."""
         value = module._memories[memory.name]
         if isinstance(value, Tensor) and value.shape == like.shape:
@@ -150,7 +156,7 @@ class SpikingJelly:
         A model may reset its neurons, or write their membranes, after their last step.
         """
         for memory, states in self._started.pop(module, {}).items():
-            held = module._memories[memory.name]  # type: ignore[index, operator]
+            held = module._memories[memory.name]  # type: ignore[index]
             for state in states:
                 number = held if isinstance(held, (int, float)) else memory.unset
                 value = held if isinstance(held, Tensor) else torch.full_like(state, number)
@@ -164,7 +170,8 @@ class SpikingJelly:
         """The spikes of a neuron or surrogate, from what its call returned."""
         if kind_of(module) is None and surrogate_of(module) is None:
             return None
-        return output[0] if isinstance(output, list) else output
+        spikes: Tensor = output[0] if isinstance(output, list) else output
+        return spikes
 
     def membrane(self, module: nn.Module, output: Any) -> Tensor | None:  # noqa: ANN401
         """The membrane of a neuron after its last step."""
@@ -175,6 +182,13 @@ class SpikingJelly:
         """Clear the hidden states, as the library's reset_net would."""
         if isinstance(module, base.MemoryModule):
             module.reset()
+
+
+def _through(container: LibraryModule, value: Tensor) -> Tensor:
+    """One step of a container: what it holds, one after the other."""
+    for inner in container:
+        value = inner(value)
+    return value
 
 
 def _is_stateful(module: nn.Module) -> bool:

@@ -6,15 +6,13 @@ into the batch, so one step of it is that layer. Containers do the same for what
 it step by step. Dropout draws one mask for a whole sequence and keeps it until it is reset.
 """
 
-from typing import Any
-
 import torch
 from spikingjelly.activation_based import base
 from spikingjelly.activation_based import layer as library
 from torch import Tensor, nn
 
 from snncompile.frontends.lowering import Lowering
-from snncompile.frontends.spikingjelly_neurons import Memory, Neuron
+from snncompile.frontends.spikingjelly_neurons import LibraryModule, Memory, Neuron
 
 MASK = Memory("mask", "mask", unset=-1.0)
 """Dropout's mask; its entries are never negative, so -1 says that none has been drawn yet."""
@@ -22,7 +20,7 @@ MASK = Memory("mask", "mask", unset=-1.0)
 _DROPOUT_DEFINING = ("forward", "single_step_functional_forward", "multi_step_functional_forward")
 
 
-def torch_layer(module: Any) -> type[nn.Module] | None:  # noqa: ANN401
+def torch_layer(module: LibraryModule) -> type[nn.Module] | None:
     """The torch.nn class that is one step of a stateless layer over sequences, else None."""
     if getattr(module, "step_mode", None) != "m":
         return None
@@ -43,7 +41,7 @@ def _wrapped(kind: type[nn.Module]) -> type[nn.Module] | None:
     return inner if wraps and inner.__module__.startswith("torch.nn.modules.") else None
 
 
-def _folds_time(module: Any) -> bool:  # noqa: ANN401
+def _folds_time(module: LibraryModule) -> bool:
     """A container that runs layers without state on all steps at once."""
     folds = type(module) is library.SeqToANNContainer or (
         type(module) is library.StepModeContainer and not module.stateful
@@ -51,7 +49,7 @@ def _folds_time(module: Any) -> bool:  # noqa: ANN401
     return folds and not any(isinstance(inner, base.MemoryModule) for inner in module.modules())
 
 
-def loops_over_time(module: Any) -> bool:  # noqa: ANN401
+def loops_over_time(module: LibraryModule) -> bool:
     """A container that runs what it holds step by step."""
     if type(module) is library.StepModeContainer:
         return bool(module.step_mode == "m" and module.stateful)
@@ -68,7 +66,7 @@ def is_dropout(module: nn.Module) -> bool:
     return False
 
 
-def dropout(module: Any, inputs: Tensor) -> Neuron:  # noqa: ANN401
+def dropout(module: LibraryModule, inputs: Tensor) -> Neuron:
     """One training step of dropout: the mask of the first step, drawn anew after a reset.
 
     For a sequence the candidate is drawn once, before the steps, as the library does; step by
@@ -84,7 +82,7 @@ def dropout(module: Any, inputs: Tensor) -> Neuron:  # noqa: ANN401
         drawn = module.create_mask(ones)
 
     def step(
-        module: Any,  # noqa: ANN401
+        module: LibraryModule,
         lowering: Lowering,
         current: Tensor,
         mask: Tensor,

@@ -35,6 +35,9 @@ class Memory(NamedTuple):
     unset: float = 0.0
 
 
+LibraryModule: TypeAlias = Any
+"""A module of SpikingJelly, which has no types."""
+
 Step: TypeAlias = Callable[..., tuple[Any, ...]]
 """``step(module, lowering, current, *states)``: the output, then the next states, all [N, ...]."""
 
@@ -49,7 +52,7 @@ class Neuron(NamedTuple):
 MEMBRANE = Memory("v", "membrane")
 
 
-def _settings(module: Any) -> dict[str, Any]:  # noqa: ANN401
+def _settings(module: LibraryModule) -> dict[str, Any]:
     """Threshold, reset and surrogate, as every neuron of the IR takes them."""
     return {
         "threshold": module.v_threshold,
@@ -58,17 +61,17 @@ def _settings(module: Any) -> dict[str, Any]:  # noqa: ANN401
     }
 
 
-def _reset(module: Any) -> neurons.Reset:  # noqa: ANN401
+def _reset(module: LibraryModule) -> neurons.Reset:
     if module.v_reset is None:
         return neurons.Subtract(module.detach_reset)
     return neurons.Hard(module.v_reset, module.detach_reset)
 
 
-def _rest(module: Any) -> float:  # noqa: ANN401
+def _rest(module: LibraryModule) -> float:
     return 0.0 if module.v_reset is None else float(module.v_reset)
 
 
-def _leaky_charge(module: Any) -> neurons.Charge:  # noqa: ANN401
+def _leaky_charge(module: LibraryModule) -> neurons.Charge:
     kind = neurons.Relax if module.decay_input else neurons.Leak
     return kind(module.tau, _rest(module))
 
@@ -88,7 +91,7 @@ def _leaky(
 
 
 def _parametric_leaky(
-    module: Any,  # noqa: ANN401
+    module: LibraryModule,
     lowering: Lowering,
     current: Tensor,
     membrane: Tensor,
@@ -99,7 +102,7 @@ def _parametric_leaky(
 
 
 def _rectified_leaky(
-    module: Any,  # noqa: ANN401
+    module: LibraryModule,
     lowering: Lowering,
     current: Tensor,
     membrane: Tensor,
@@ -116,7 +119,7 @@ def _rectified_leaky(
 
 
 def _current_based(
-    module: Any,  # noqa: ANN401
+    module: LibraryModule,
     lowering: Lowering,
     current: Tensor,
     membrane: Tensor,
@@ -137,7 +140,7 @@ def _current_based(
 
 
 def _integer(
-    module: Any,  # noqa: ANN401
+    module: LibraryModule,
     lowering: Lowering,
     current: Tensor,
     membrane: Tensor,
@@ -174,7 +177,7 @@ def _online(
 
 
 def _online_traced(
-    module: Any,  # noqa: ANN401
+    module: LibraryModule,
     lowering: Lowering,
     current: Tensor,
     membrane: Tensor,
@@ -242,7 +245,7 @@ def neuron_of(module: nn.Module) -> Neuron | None:
     return NEURONS[kind]
 
 
-def problem(module: Any) -> str | None:  # noqa: ANN401
+def problem(module: LibraryModule) -> str | None:
     """Why a neuron of a covered class cannot be lowered as it is set up; None if it can."""
     kind = kind_of(module)
     if getattr(module, "_neuron_precision", None) is not None:
@@ -251,12 +254,17 @@ def problem(module: Any) -> str | None:  # noqa: ANN401
         return "its online learning rule needs single steps; set step_mode='s'"
     if kind is library.SimpleLIFNode and module.v_reset is None:
         return "its leak pulls towards v_reset, which is None; give it a number, or use LIFNode"
+    if kind is library.SimpleLIFNode and module.v_reset and not module.decay_input:
+        return (
+            "with decay_input=False it rounds its first step as Python does and the others as "
+            "torch does, unless v_reset is 0; use LIFNode, which has the same equations"
+        )
     if kind is library.ILIFNode:
         return _counting_problem(module.surrogate_function)
     return surrogate_problem(module.surrogate_function)
 
 
-def _counting_problem(function: Any) -> str | None:  # noqa: ANN401
+def _counting_problem(function: LibraryModule) -> str | None:
     if not function.spiking:
         return "its surrogate has spiking=False, so it does not spike; set it to True"
     window = (function.grad_min, function.grad_max)
