@@ -92,7 +92,7 @@ def _of_sequence(
             raise error
         return one_step(model, trace, time_steps=None, sequence=True)
     except CaptureError:
-        raise
+        raise error from None
 
 
 def _first_steps(

@@ -176,17 +176,32 @@ class Recorder(TorchFunctionMode):
         result: Any,  # noqa: ANN401
         changed: list[Tensor],
     ) -> None:
-        if len(changed) > 1 or (changed and changed[0]._is_view()):
-            raise CaptureError(
-                f"{name_of(func)} in {self._place()} writes into a view of another tensor; "
-                "write into the tensor itself, or use the form that returns a new one"
-            )
+        if len(changed) > 1:
+            raise CaptureError(f"{name_of(func)} in {self._place()} writes into several tensors")
         call = canonical(func, args, kwargs, result)
         node = self.emit(call, result)
+        for tensor in changed:
+            self._forget_aliases(tensor, name_of(func))
         if changed:
             if changed[0].dtype != node.meta["val"].dtype:
                 node = self.emit(Call("call_method", "to", (node, changed[0].dtype), {}), changed[0])
             self.bind(changed[0], node)
+
+    def _forget_aliases(self, changed: Tensor, name: str) -> None:
+        """What shares memory with a written tensor changed unseen: reading it later is refused."""
+        place = self._place()
+
+        def stale() -> fx.Node:
+            raise CaptureError(
+                f"a tensor is read after {name} in {place} wrote into a view of it, or into what "
+                "it is a view of; use the form that returns a new tensor"
+            )
+
+        memory = changed.untyped_storage()._cdata
+        for other in self._alive:
+            shares = isinstance(other, Tensor) and other is not changed
+            if shares and other.untyped_storage()._cdata == memory:
+                self._nodes[id(other)] = stale
 
     def emit(self, call: Call, result: Any) -> fx.Node:  # noqa: ANN401
         """Append a node for a call and bind the tensors of its result to it."""

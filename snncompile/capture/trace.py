@@ -223,7 +223,7 @@ def _call(
             with recorder.inside(module):
                 return frontend.lower(module, recorder, *args, **kwargs)
         layer = frontend.stateless(module)
-        if layer is not None:
+        if layer is not None and layer is not nn.Module:
             recorder.single_step[recorder.names[id(module)]] = layer
             return recorder.call_module(module, args, kwargs, run)
         if getattr(frontend, "whole", _never)(module):
