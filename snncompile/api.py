@@ -1,0 +1,110 @@
+"""The verbs of snncompile: capture, transform, verify, export."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from snncompile import passes as registry
+from snncompile.capture import capture
+from snncompile.errors import InputError
+from snncompile.export import ExportReport, export_program
+from snncompile.module import Transformed
+from snncompile.rewrite import Pass
+from snncompile.runtime.schedule import ScheduleName
+from snncompile.verify import Report, verify
+
+__all__ = ["Report", "capture", "export", "transform", "verify"]
+
+
+def transform(
+    model: nn.Module,
+    passes: str | Pass | Sequence[str | Pass],
+    *,
+    example_inputs: Tensor | Sequence[Any] | None = None,
+    time_steps: int | None = None,
+    schedule: ScheduleName | int = "auto",
+) -> Transformed:
+    """Rewrite a model; the result is called, trained and saved like the model itself.
+
+    Args:
+        model: A spiking network of a supported library or of plain torch, or what an earlier
+            `transform` returned.
+        passes: The name of a pass, a pass object with options, or a list of them in order; the
+            empty list only captures the model and runs it under the schedule.
+        example_inputs: Arguments of one call, to capture at once; otherwise the first call does.
+        time_steps: For a model that is one time step and whose caller loops: how many steps.
+        schedule: "steps" runs step by step, "layers" layer by layer over all steps, a number
+            that many steps at a time; "auto" chooses.
+
+    Returns:
+        A module with the model's signature, parameters, buffers and state-dict keys: training it
+        trains the model. A pass that must change parameters works on a copy and says so.
+
+    Raises:
+        CaptureError: The model cannot be captured; see `capture`.
+        PassRefusedError: A pass does not apply; names the node, the reason and the way out.
+        InputError: An unknown pass or schedule.
+    """
+    chosen = _passes(passes)
+    if isinstance(model, Transformed):
+        chosen = (*model.passes, *chosen)
+        time_steps = model.time_steps if time_steps is None else time_steps
+        model = model.original
+    _check_schedule(schedule)
+    transformed = Transformed(model, chosen, schedule, time_steps)
+    if example_inputs is not None:
+        args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+        transformed.program_for(*args)
+    return transformed
+
+
+def export(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    example_inputs: Tensor | Sequence[Any] | None = None,
+    form: Literal["step", "sequence"] = "sequence",
+    batch: Literal["dynamic"] | int = "dynamic",
+    opset: int = 18,
+) -> ExportReport:
+    """Write a network as an ONNX file and check it in onnxruntime before it is put in place.
+
+    Args:
+        module: What `transform` returned, or a model (which is then captured first).
+        path: The file; it appears whole or not at all.
+        example_inputs: Arguments of one call; needed when nothing was captured yet, and what the
+            check runs on.
+        form: "sequence" takes whole sequences; "step" one time step, with states as inputs and
+            outputs.
+        batch: "dynamic", or a fixed batch size.
+        opset: The ONNX operator set, 17 to 23.
+
+    Returns:
+        What was written and how exactly it agrees with torch.
+
+    Raises:
+        ExportError: An operation has no ONNX form, the path cannot be written, or onnxruntime
+            disagrees with torch.
+        InputError: Nothing was captured and no example inputs were given.
+    """
+    transformed = module if isinstance(module, Transformed) else Transformed(module, (), "auto", None)
+    if example_inputs is None:
+        return export_program(transformed.program, path, form=form, batch=batch, opset=opset)
+    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    program = transformed.program_for(*args)
+    return export_program(program, path, form=form, batch=batch, opset=opset)
+
+
+def _passes(passes: str | Pass | Sequence[str | Pass]) -> tuple[Pass, ...]:
+    listed = (passes,) if isinstance(passes, (str, Pass)) else tuple(passes)
+    return tuple(registry.find(item)() if isinstance(item, str) else item for item in listed)
+
+
+def _check_schedule(schedule: str | int) -> None:
+    valid = schedule in {"steps", "layers", "auto"} or (isinstance(schedule, int) and schedule > 0)
+    if not valid or isinstance(schedule, bool):
+        raise InputError(
+            f"schedule is {schedule!r}; use 'steps', 'layers', 'auto' or a positive number of steps"
+        )
