@@ -100,6 +100,11 @@ def dtype(value: torch.dtype) -> str:
     return str(value).removeprefix("torch.")
 
 
+def plain(value: object) -> str:
+    """A number, string or tuple of them; ``1`` for 1.0, for what is equal should read the same."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else repr(value)
+
+
 def function(target: Callable[..., object]) -> str:
     """The short name of a function: ``add``, ``aten.add.Tensor``, ``Round.apply``."""
     owner = getattr(target, "__self__", None)
@@ -119,8 +124,8 @@ def layer(module: nn.Module) -> str:
         if isinstance(module, classes):
             rest = [name for name in _DEFAULTS if name not in shown and hasattr(module, name)]
             others = {name: _setting(module, name) for name in rest}
-            parts = [str(_setting(module, name)) for name in shown]
-            parts += [f"{k}={v!r}" for k, v in others.items() if v != _DEFAULTS[k]]
+            parts = [plain(_setting(module, name)) for name in shown]
+            parts += [f"{k}={plain(v)}" for k, v in others.items() if v != _DEFAULTS[k]]
             return f"{type(module).__name__}({', '.join(parts)})"
     return f"{type(module).__name__}()"
 
@@ -197,7 +202,7 @@ class Spelling:
         if isinstance(value, torch.dtype):
             return dtype(value)
         if isinstance(value, int | float | str | None):
-            return repr(value).removesuffix(".0") if isinstance(value, float) else repr(value)
+            return plain(value)
         if isinstance(value, torch.device) or value is ...:
             return "..." if value is ... else str(value)
         return function(value) if callable(value) else type(value).__name__
