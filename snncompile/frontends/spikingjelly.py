@@ -7,7 +7,6 @@ and hidden state: with ``step_mode='m'`` a module is one step run over a sequenc
 which the library keeps in a dictionary of the module, becomes a state of the program.
 """
 
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +19,7 @@ from snncompile.frontends.lowering import UNTOUCHED, Lowering
 from snncompile.frontends.spikingjelly_layers import (
     dropout,
     is_dropout,
-    loops_over_time,
+    one_step,
     torch_layer,
 )
 from snncompile.frontends.spikingjelly_neurons import (
@@ -49,12 +48,12 @@ class SpikingJelly:
         self._started = WeakKeyDictionary()
 
     def covers(self, module: nn.Module) -> bool:
-        """Whether it is a covered neuron, dropout, surrogate, or container that loops over time."""
+        """Whether it is a covered neuron, dropout, surrogate, or layer that repeats a step."""
         if isinstance(module, surrogate.SurrogateFunctionBase):
             return surrogate_of(module) is not None
         if kind_of(module) is not None:
             return problem(module) is None
-        return is_dropout(module) or loops_over_time(module)
+        return is_dropout(module) or one_step(module) is not None
 
     def refusal(self, module: nn.Module) -> str | None:
         """Why a stateful module is not covered, and what is; None where nothing is wrong."""
@@ -104,9 +103,10 @@ class SpikingJelly:
         found = surrogate_of(module)
         if found is not None:
             return lowering.neuron(surrogates.spike, inputs, surrogate=found, strict=False)[0]
-        if loops_over_time(module):
+        repeated = one_step(module)
+        if repeated is not None:
             _refuse_held(module)
-            return lowering.over_time(partial(_through, module), inputs)
+            return lowering.over_time(repeated, inputs)
         return self._lower_stateful(module, lowering, inputs)
 
     def _lower_stateful(self, module: LibraryModule, lowering: Lowering, inputs: Tensor) -> Any:  # noqa: ANN401
@@ -182,13 +182,6 @@ class SpikingJelly:
         """Clear the hidden states, as the library's reset_net would."""
         if isinstance(module, base.MemoryModule):
             module.reset()
-
-
-def _through(container: LibraryModule, value: Tensor) -> Tensor:
-    """One step of a container: what it holds, one after the other."""
-    for inner in container:
-        value = inner(value)
-    return value
 
 
 def _is_stateful(module: nn.Module) -> bool:

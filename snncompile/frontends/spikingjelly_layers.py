@@ -6,6 +6,9 @@ into the batch, so one step of it is that layer. Containers do the same for what
 it step by step. Dropout draws one mask for a whole sequence and keeps it until it is reset.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from spikingjelly.activation_based import base
 from spikingjelly.activation_based import layer as library
@@ -20,15 +23,23 @@ MASK = Memory("mask", "mask", unset=-1.0)
 _DROPOUT_DEFINING = ("forward", "single_step_functional_forward", "multi_step_functional_forward")
 
 
+_BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {
+    library.ThresholdDependentBatchNorm1d: nn.BatchNorm1d,
+    library.ThresholdDependentBatchNorm2d: nn.BatchNorm2d,
+    library.ThresholdDependentBatchNorm3d: nn.BatchNorm3d,
+}
+"""Batch norms that differ from torch's in how their weight starts."""
+
+
 def torch_layer(module: LibraryModule) -> type[nn.Module] | None:
     """The torch.nn class that is one step of a stateless layer over sequences, else None."""
-    if getattr(module, "step_mode", None) != "m":
-        return None
     if _folds_time(module):
         return nn.Sequential
+    if getattr(module, "step_mode", None) != "m":
+        return None
     for kind in type(module).__mro__:
         if kind.__module__.startswith(library.__name__ + "."):
-            return _wrapped(kind)
+            return _BATCH_NORMS.get(kind) or _wrapped(kind)
         if "forward" in vars(kind):
             return None
     return None
@@ -36,24 +47,49 @@ def torch_layer(module: LibraryModule) -> type[nn.Module] | None:
 
 def _wrapped(kind: type[nn.Module]) -> type[nn.Module] | None:
     """The torch.nn class that a layer class of the library wraps without changing it."""
-    wraps = len(kind.__bases__) == 2 and kind.__bases__[1] is base.StepModule  # noqa: PLR2004
-    inner = kind.__bases__[0]
-    return inner if wraps and inner.__module__.startswith("torch.nn.modules.") else None
+    inner, *others = kind.__bases__
+    wraps = others == [base.StepModule] and inner.__module__.startswith("torch.nn.modules.")
+    return inner if wraps and inner is not nn.Module else None
 
 
 def _folds_time(module: LibraryModule) -> bool:
     """A container that runs layers without state on all steps at once."""
     folds = type(module) is library.SeqToANNContainer or (
-        type(module) is library.StepModeContainer and not module.stateful
+        type(module) is library.StepModeContainer and _mode(module) == ("m", False)
     )
     return folds and not any(isinstance(inner, base.MemoryModule) for inner in module.modules())
 
 
-def loops_over_time(module: LibraryModule) -> bool:
-    """A container that runs what it holds step by step."""
-    if type(module) is library.StepModeContainer:
-        return bool(module.step_mode == "m" and module.stateful)
-    return type(module) is library.MultiStepContainer
+def _mode(container: LibraryModule) -> tuple[str, bool]:
+    return container.step_mode, container.stateful
+
+
+def one_step(module: LibraryModule) -> Callable[[Tensor], Tensor] | None:
+    """What a module that only repeats its inner step over a sequence does in one step.
+
+    Args:
+        module: Any module; it must be a container that loops over time, a voting layer, or a
+            layer with standardised weights, with ``step_mode='m'``.
+
+    Returns:
+        Its step on [N, ...] tensors, plain calls that a capture can record; else None.
+    """
+    kind = type(module)
+    looping = kind is library.StepModeContainer and _mode(module) == ("m", True)
+    if kind is library.MultiStepContainer or looping:
+        return partial(_through, module)
+    if kind is library.VotingLayer and module.step_mode == "m":
+        return partial(library.VotingLayer.single_step_forward, module)
+    if kind is library.WSConv2d and module.step_mode == "m":
+        return partial(library.WSConv2d._forward, module)
+    return None
+
+
+def _through(container: LibraryModule, value: Tensor) -> Tensor:
+    """What a container holds, one after the other."""
+    for inner in container:
+        value = inner(value)
+    return value
 
 
 def is_dropout(module: nn.Module) -> bool:
