@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from snncompile.capture.multistep import one_step_of_sequences
 from snncompile.capture.onestep import one_step
+from snncompile.capture.raising import raise_neurons
 from snncompile.capture.reroll import reroll
 from snncompile.capture.trace import Trace, record
 from snncompile.errors import CaptureError, InputError
@@ -69,6 +70,7 @@ def capture(
             raise
         program = _of_sequence(model, *stepped, error)
     _check_time(program, time_steps)
+    raise_neurons(program)
     verify_program(program)
     return program
 

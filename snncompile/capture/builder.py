@@ -148,7 +148,12 @@ class ProgramBuilder:
         after = epilogue.graph
         after.output(tuple(results))
         inputs, states, step = self._ordered_step()
-        outputs = tuple(Output(f"out{i}", r, axis) for i, (_, r, axis) in enumerate(self._outputs))
+        outputs = tuple(
+            Output(node.name, reduction, axis)
+            for node, (_, reduction, axis) in zip(
+                after.find_nodes(op="placeholder"), self._outputs, strict=False
+            )
+        )
         program = Program(
             root=self.model,
             step=step,
@@ -349,29 +354,38 @@ _REDUCTIONS: dict[Any, Literal["sum", "mean", "max"]] = {
 
 
 def name_reductions(program: Program) -> None:
-    """Give a stacked output that the epilogue only sums, averages or maximises that reduction."""
+    """Make each sum, mean or maximum over time of a stacked output an output of its own.
+
+    Args:
+        program: The program, changed in place.
+    """
     graph = program.epilogue
     if graph is None:
         return
-    outputs = list(program.outputs)
-    for i, node in enumerate(list(graph.find_nodes(op="placeholder"))[: len(outputs)]):
-        found = _reduction(node, outputs[i].axis) if outputs[i].reduce == "stack" else None
-        if found is None:
-            continue
-        reducer, reduced = found
-        reduced.replace_all_uses_with(node)
-        node.meta["val"] = reduced.meta["val"]
-        for dead in dict.fromkeys((reduced, reducer)):
-            graph.erase_node(dead)
-        outputs[i] = Output(outputs[i].name, _REDUCTIONS[reducer.target])
-    program.outputs = tuple(outputs)
+    values, nexts = output_of(program.step)
+    kept: list[tuple[fx.Node, Output]] = []
+    for node, output, value in zip(
+        list(graph.find_nodes(op="placeholder")), program.outputs, values, strict=False
+    ):
+        found = [_reduction(user) for user in node.users] if output.reduce == "stack" else []
+        for reducer, reduced in [pair for pair in found if pair and output.axis == 0]:
+            with graph.inserting_before(node):
+                made = graph.placeholder(f"{_REDUCTIONS[reducer.target]}_{node.name}")
+            made.meta["val"] = reduced.meta["val"]
+            reduced.replace_all_uses_with(made)
+            for dead in dict.fromkeys((reduced, reducer)):
+                graph.erase_node(dead)
+            kept.append((value, Output(made.name, _REDUCTIONS[reducer.target])))
+        if node.users:
+            kept.append((value, output))
+        else:
+            graph.erase_node(node)
+    program.outputs = tuple(output for _, output in kept)
+    program.step.output_node().args = ((tuple(value for value, _ in kept), nexts),)
 
 
-def _reduction(node: fx.Node, axis: int) -> tuple[fx.Node, fx.Node] | None:
-    """The only user of a stack when it reduces the time axis, and the node of its values."""
-    if len(node.users) != 1 or axis != 0:
-        return None
-    user = next(iter(node.users))
+def _reduction(user: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """A call when it reduces the first axis of what it reads, and the node of its values."""
     dim = user.kwargs.get("dim", user.args[1] if len(user.args) > 1 else None)
     dim = dim[0] if isinstance(dim, (tuple, list)) and len(dim) == 1 else dim
     if user.target not in _REDUCTIONS or dim != 0 or set(user.kwargs) - {"dim"}:

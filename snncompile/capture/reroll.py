@@ -361,10 +361,11 @@ class _LoopEpilogue(EpilogueWriter):
         items: list[object] = []
         while node.target is operator.add and len(items) < self.steps:
             left, right = node.args
+            if left == 0 or right == 0:
+                return self._all_steps([right if left == 0 else left, *items])
             items.insert(0, right)
-            if left in self.rolled.place or left == 0:
-                items = [left, *items] if left != 0 else items
-                return self._all_steps(items)
+            if left in self.rolled.place:
+                return self._all_steps([left, *items])
             if not isinstance(left, fx.Node):
                 return None
             node = left

@@ -14,7 +14,6 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from torch.nn.utils.stateless import _reparametrize_module  # pyright: ignore[reportPrivateUsage]
 from torch.utils import _pytree as pytree
 
 from snncompile.capture.buffers import buffers_to_stacks
@@ -23,7 +22,7 @@ from snncompile.capture.recorder import RecordedState, Recorder
 from snncompile.errors import CaptureError, SnncompileError
 from snncompile.frontends import frontend_of
 from snncompile.ir.program import Arguments
-from snncompile.ir.values import fake_input, fake_mode
+from snncompile.ir.values import fake_input, fake_mode, fake_parameters
 
 
 @dataclass
@@ -151,20 +150,14 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _active(model: nn.Module, recorder: Recorder, mode: FakeTensorMode) -> Iterator[None]:
-    fakes: dict[int, Tensor] = {}
-    replaced: dict[str, Tensor] = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if id(tensor) not in fakes:
-            fakes[id(tensor)] = mode.from_tensor(tensor, static_shapes=True)
-            recorder.parameter(name, fakes[id(tensor)])
-        replaced[name] = fakes[id(tensor)]
     for prefix, module in model.named_modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor):
                 recorder.parameter(f"{prefix}.{name}".lstrip("."), value)
     with ExitStack() as stack:
         stack.enter_context(_quiet_logger("torch._subclasses.fake_tensor"))
-        stack.enter_context(_reparametrize_module(model, replaced, tie_weights=True))
+        for name, fake in stack.enter_context(fake_parameters(model, mode)).items():
+            recorder.parameter(name, fake)
         for module in model.modules():
             frontend = frontend_of(module)
             if frontend is not None and frontend.covers(module):

@@ -1,9 +1,11 @@
 """Shapes and dtypes of a program's nodes, found by running its step on fake tensors."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
@@ -11,6 +13,7 @@ from torch.fx.experimental.symbolic_shapes import (
     StatelessSymbolicContext,
 )
 from torch.fx.node import Argument, Target
+from torch.nn.utils.stateless import _reparametrize_module  # pyright: ignore[reportPrivateUsage]
 
 from snncompile.ir.program import Program, output_of
 
@@ -73,8 +76,26 @@ def infer(program: Program, inputs: tuple[Tensor, ...]) -> None:
         inputs: One fake tensor a placeholder, inputs first, then states.
     """
     mode = next(value.fake_mode for value in inputs if isinstance(value, FakeTensor))
-    with mode, torch.no_grad():
+    with fake_parameters(program.root, mode), mode, torch.no_grad():
         _Recorder(program).run(*inputs)
+
+
+@contextmanager
+def fake_parameters(root: nn.Module, mode: FakeTensorMode) -> Iterator[dict[str, Tensor]]:
+    """Give a model fake parameters and buffers for a while, so that no run changes the real ones.
+
+    Args:
+        root: The model.
+        mode: The mode whose fake tensors its inputs are.
+
+    Yields:
+        The fake tensors by qualified name; tied parameters share one.
+    """
+    named = [*root.named_parameters(), *root.named_buffers()]
+    fakes = {id(tensor): mode.from_tensor(tensor, static_shapes=True) for _, tensor in named}
+    replaced: dict[str, Tensor] = {name: fakes[id(tensor)] for name, tensor in named}
+    with _reparametrize_module(root, replaced, tie_weights=True):
+        yield replaced
 
 
 def refresh(program: Program) -> None:
