@@ -137,7 +137,9 @@ def _resized(
     """Sizes 0 and 1 broadcast, so they cannot stand for any size: stretch them, then less so."""
     seen: list[list[torch.Size]] = []
     for axes in ((0, 1), (0,), ()):
-        resized = pytree.tree_map_only(Tensor, lambda t, axes=axes: _stretched(t, axes), (args, kwargs))
+        resized = pytree.tree_map_only(
+            Tensor, lambda t, axes=axes: _stretched(t, axes), (args, kwargs)
+        )
         shapes = [leaf.shape for leaf in pytree.tree_leaves(resized) if isinstance(leaf, Tensor)]
         if shapes not in seen:
             seen.append(shapes)

@@ -5,14 +5,14 @@ step is found. What is left is the same for all: placeholders for inputs and sta
 for what is computed once before the steps, an epilogue for what is computed once after them.
 """
 
-import operator
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import SymInt, Tensor, fx, nn
 
+from snncompile.capture.reductions import name_reductions
 from snncompile.capture.trace import Trace
 from snncompile.errors import CaptureError
 from snncompile.ir.effects import has_effect
@@ -20,6 +20,16 @@ from snncompile.ir.program import Dimension, Input, Output, Program, State, outp
 from snncompile.ir.values import refresh
 
 Reduction = Literal["stack", "last", "running_sum"]
+
+
+class Epilogue(Protocol):
+    """What `ProgramBuilder.finish` needs to know about what follows the steps."""
+
+    graph: fx.Graph
+
+    def value(self, node: fx.Node) -> fx.Node:
+        """The node of `graph` that computes a node of the trace."""
+        ...
 
 
 class ProgramBuilder:
@@ -88,9 +98,10 @@ class ProgramBuilder:
 
     def copy(self, node: fx.Node, argument: Callable[[fx.Node], Any]) -> fx.Node:
         """Copy a call of the trace into the step."""
-        copied = _copy(self.step, node, argument)
+        copied = copy_call(self.step, node, argument)
         if node.name in self.trace.whole:
             self.whole.add(copied.name)
+            copied.meta["val"] = node.meta["val"].select(0, 0)
         return copied
 
     def output(self, value: fx.Node, reduction: Reduction, axis: int = 0) -> int:
@@ -111,7 +122,7 @@ class ProgramBuilder:
         if node in self._sizes:
             return self._sizes[node]
         if node.target is not torch.ops.aten.sym_size.int:
-            made = _copy(self.step, node, self.size)
+            made = copy_call(self.step, node, self.size)
         else:
             made = self._measured(node)
         self._sizes[node] = made
@@ -134,7 +145,7 @@ class ProgramBuilder:
 
     # The whole ------------------------------------------------------------------------------------
 
-    def finish(self, epilogue: "EpilogueWriter", leaves: list[Any]) -> Program:
+    def finish(self, epilogue: "Epilogue", leaves: list[Any]) -> Program:
         """Put the program together.
 
         Args:
@@ -237,7 +248,9 @@ class ProgramBuilder:
         if not self._prologue_needed():
             return None
         wanted = [source for source, _, _ in self._inputs]
-        wanted += [self._initial[s.name] for s, _ in self._states.values() if s.name in self._initial]
+        wanted += [
+            self._initial[s.name] for s, _ in self._states.values() if s.name in self._initial
+        ]
         wanted += self._extras
         graph = fx.Graph()
         env: dict[fx.Node, fx.Node] = {}
@@ -251,73 +264,8 @@ class ProgramBuilder:
         return graph
 
 
-class EpilogueWriter:
-    """Writes what is computed after the steps, on demand from the result's leaves."""
-
-    def __init__(self, builder: ProgramBuilder) -> None:
-        self.builder = builder
-        self.graph = fx.Graph()
-        self._env: dict[fx.Node, fx.Node] = {}
-        self._outputs: dict[int, fx.Node] = {}
-        self._extras: dict[int, fx.Node] = {}
-
-    def special(self, node: fx.Node) -> fx.Node | None:
-        """A node of the epilogue for a trace node that the steps compute; None for any other."""
-        raise NotImplementedError
-
-    def runs_before(self, node: fx.Node) -> bool:
-        """Whether a trace node does not depend on the steps."""
-        raise NotImplementedError
-
-    def value(self, node: fx.Node) -> fx.Node:
-        """The node of the epilogue that computes a node of the trace."""
-        if node not in self._env:
-            self._env[node] = self._make(node)
-        return self._env[node]
-
-    def _make(self, node: fx.Node) -> fx.Node:
-        special = self.special(node)
-        if special is not None:
-            return special
-        if node.op == "get_attr":
-            made = self.graph.create_node("get_attr", node.target)
-            made.meta.update(node.meta)
-            return made
-        if self.runs_before(node):
-            return self._from_prologue(node)
-        return _copy(self.graph, node, self.value)
-
-    def output(self, value: fx.Node, reduction: Reduction, axis: int, seen: object) -> fx.Node:
-        """The placeholder for an output of the steps."""
-        position = self.builder.output(value, reduction, axis)
-        if position not in self._outputs:
-            with self.graph.inserting_before(self._first_extra()):
-                node = self.graph.placeholder(f"out{position}")
-            node.meta["val"] = seen
-            self._outputs[position] = node
-        return self._outputs[position]
-
-    def _first_extra(self) -> fx.Node:
-        after_outputs = list(self._outputs.values())
-        nodes = list(self.graph.nodes)
-        following = nodes.index(after_outputs[-1]) + 1 if after_outputs else 0
-        return nodes[following] if following < len(nodes) else self.graph._root  # noqa: SLF001
-
-    def _from_prologue(self, node: fx.Node) -> fx.Node:
-        position = self.builder.extra(node)
-        if position not in self._extras:
-            last = [*self._outputs.values(), *self._extras.values()]
-            nodes = list(self.graph.nodes)
-            following = nodes.index(last[-1]) + 1 if last else 0
-            place = nodes[following] if following < len(nodes) else self.graph._root  # noqa: SLF001
-            with self.graph.inserting_before(place):
-                made = self.graph.placeholder(f"{node.name}_before")
-            made.meta.update(node.meta)
-            self._extras[position] = made
-        return self._extras[position]
-
-
-def _copy(graph: fx.Graph, node: fx.Node, argument: Callable[[fx.Node], Any]) -> fx.Node:
+def copy_call(graph: fx.Graph, node: fx.Node, argument: Callable[[fx.Node], Any]) -> fx.Node:
+    """Copy a call into another graph, with its arguments mapped by `argument`."""
     args = fx.node.map_arg(node.args, argument)
     kwargs = fx.node.map_arg(node.kwargs, argument)
     made = graph.create_node(node.op, node.target, args, kwargs)  # type: ignore[arg-type]
@@ -343,57 +291,3 @@ def _dimension(size: int | SymInt) -> Dimension:
 def _passes_through(graph: fx.Graph, outputs: int) -> bool:
     placeholders = list(graph.find_nodes(op="placeholder"))
     return list(output_of(graph)) == placeholders and len(placeholders) == outputs
-
-
-_REDUCTIONS: dict[Any, Literal["sum", "mean", "max"]] = {
-    torch.sum: "sum",
-    torch.mean: "mean",
-    torch.amax: "max",
-    torch.max: "max",
-}
-
-
-def name_reductions(program: Program) -> None:
-    """Make each sum, mean or maximum over time of a stacked output an output of its own.
-
-    Args:
-        program: The program, changed in place.
-    """
-    graph = program.epilogue
-    if graph is None:
-        return
-    values, nexts = output_of(program.step)
-    kept: list[tuple[fx.Node, Output]] = []
-    for node, output, value in zip(
-        list(graph.find_nodes(op="placeholder")), program.outputs, values, strict=False
-    ):
-        found = [_reduction(user) for user in node.users] if output.reduce == "stack" else []
-        for reducer, reduced in [pair for pair in found if pair and output.axis == 0]:
-            with graph.inserting_before(node):
-                made = graph.placeholder(f"{_REDUCTIONS[reducer.target]}_{node.name}")
-            made.meta["val"] = reduced.meta["val"]
-            reduced.replace_all_uses_with(made)
-            for dead in dict.fromkeys((reduced, reducer)):
-                graph.erase_node(dead)
-            kept.append((value, Output(made.name, _REDUCTIONS[reducer.target])))
-        if node.users:
-            kept.append((value, output))
-        else:
-            graph.erase_node(node)
-    program.outputs = tuple(output for _, output in kept)
-    program.step.output_node().args = ((tuple(value for value, _ in kept), nexts),)
-
-
-def _reduction(user: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """A call when it reduces the first axis of what it reads, and the node of its values."""
-    dim = user.kwargs.get("dim", user.args[1] if len(user.args) > 1 else None)
-    dim = dim[0] if isinstance(dim, (tuple, list)) and len(dim) == 1 else dim
-    if user.target not in _REDUCTIONS or dim != 0 or set(user.kwargs) - {"dim"}:
-        return None
-    if len(user.args) + len(user.kwargs) > 2:  # noqa: PLR2004
-        return None
-    if user.target is not torch.max:
-        return user, user
-    items = list(user.users)
-    values = len(items) == 1 and items[0].target is operator.getitem and items[0].args[1] == 0
-    return (user, items[0]) if values else None

@@ -84,7 +84,10 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def canonical(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any  # noqa: ANN401
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    result: Any,  # noqa: ANN401
 ) -> Call:
     """The one spelling of a call.
 
@@ -147,11 +150,11 @@ def _select(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     return Call("call_function", operator.getitem, (tensor, index_along(axis, index)), {})
 
 
-def _getitem(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:  # noqa: ARG001
+def _getitem(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     return Call("call_function", operator.getitem, args, {})
 
 
-def _transpose_all(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:  # noqa: ARG001
+def _transpose_all(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     return Call("call_function", torch.permute, (args[0], tuple(range(args[0].dim()))[::-1]), {})
 
 
@@ -160,12 +163,12 @@ def _permute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     return Call("call_function", torch.permute, (args[0], tuple(order)), {})
 
 
-def _detach(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:  # noqa: ARG001
+def _detach(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     return Call("call_function", torch.detach, args[:1], {})
 
 
 def _filled(value: float) -> Callable[[tuple[Any, ...], dict[str, Any]], Call]:
-    def filled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:  # noqa: ARG001
+    def filled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         return Call("call_function", torch.full_like, (args[0], value), {})
 
     return filled
@@ -178,11 +181,11 @@ def assign(base: Tensor, index: Any, value: Tensor | float) -> Tensor:  # noqa: 
     return changed
 
 
-def _setitem(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:  # noqa: ARG001
+def _setitem(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     return Call("call_function", assign, args, {})
 
 
-def _fill(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:  # noqa: ARG001
+def _fill(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     return Call("call_function", torch.full_like, args[:2], {})
 
 

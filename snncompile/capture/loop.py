@@ -44,7 +44,9 @@ class Loop:
 def calls_of(graph: fx.Graph) -> list[fx.Node]:
     """The calls of a trace in order, without what is computed from sizes alone."""
     kinds = {"call_function", "call_method", "call_module"}
-    return [n for n in graph.nodes if n.op in kinds and isinstance(_tensor(n), (Tensor, tuple, list))]
+    return [
+        n for n in graph.nodes if n.op in kinds and isinstance(_tensor(n), (Tensor, tuple, list))
+    ]
 
 
 def _tensor(node: fx.Node) -> Any:  # noqa: ANN401
@@ -60,7 +62,9 @@ def read_of(node: fx.Node) -> Read | None:
         return None
     parts = index if isinstance(index, tuple) else (index,)
     numbers = [i for i, part in enumerate(parts) if isinstance(part, int)]
-    others = [part for part in parts if part not in (slice(None), Ellipsis) and not isinstance(part, int)]
+    others = [
+        part for part in parts if part not in (slice(None), Ellipsis) and not isinstance(part, int)
+    ]
     if len(numbers) != 1 or others or isinstance(parts[numbers[0]], bool):
         return None
     axis = numbers[0]
@@ -149,24 +153,26 @@ def find_loops(graph: fx.Graph) -> list[Loop]:
     anchor = calls.index(anchored[steps - count])
     shifts = [anchor - start, slack, *range(slack)]
     starts = dict.fromkeys(start + shift for shift in shifts if 0 <= shift <= slack)
-    peeled = count == steps - 1 or not certain
-    return [
-        Loop(
-            [calls[first + k * period : first + (k + 1) * period] for k in range(count)],
-            calls[:first] if peeled else [],
-            reads,
-        )
+    cuts = [
+        [calls[first + k * period : first + (k + 1) * period] for k in range(count)]
         for first in starts
     ]
+    peeled = [_peeled(calls, slices, reads) for slices in cuts]
+    if count == steps - 1 or not certain:
+        return [Loop(slices, calls[: calls.index(slices[0][0])], reads) for slices in cuts] + peeled
+    return [Loop(slices, [], reads) for slices in cuts] + peeled
+
+
+def _peeled(calls: list[fx.Node], slices: list[list[fx.Node]], reads: dict[fx.Node, Read]) -> Loop:
+    """A cut whose first step is left to match: it may have met numbers where others met tensors."""
+    return Loop(slices[1:], calls[: calls.index(slices[1][0])], reads)
 
 
 def _same_sequence(read: Read, anchor: Read | None) -> bool:
     return anchor is not None and read.axis == anchor.axis
 
 
-def _by_anchors(
-    calls: list[fx.Node], anchored: list[fx.Node], reads: dict[fx.Node, Read]
-) -> Loop:
+def _by_anchors(calls: list[fx.Node], anchored: list[fx.Node], reads: dict[fx.Node, Read]) -> Loop:
     """Cut where each step reads its input: for steps that differ, so that the error can say how."""
     positions = [calls.index(node) for node in anchored]
     ends = [*positions[1:], 2 * positions[-1] - positions[-2]]
@@ -175,8 +181,10 @@ def _by_anchors(
     usual = Counter(texts).most_common(1)[0][0]
     for k, found in enumerate(texts):
         if found != usual:
-            j = next((j for j, pair in enumerate(zip(found, usual, strict=False)) if pair[0] != pair[1]),
-                     min(len(found), len(usual)))
+            j = next(
+                (j for j, pair in enumerate(zip(found, usual, strict=False)) if pair[0] != pair[1]),
+                min(len(found), len(usual)),
+            )
             raise steps_differ(slices, k, j)
     return Loop(slices, [], reads)
 

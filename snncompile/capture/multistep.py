@@ -7,44 +7,17 @@ and what follows belong to the epilogue.
 """
 
 import operator
-from collections.abc import Callable
-from typing import Any, Literal
 
 import torch
 from torch import SymInt, Tensor, fx, nn
 
-from snncompile.capture.builder import EpilogueWriter, ProgramBuilder
-from snncompile.capture.recorder import each_step, over_steps
+from snncompile.capture.builder import ProgramBuilder
+from snncompile.capture.epilogue import EpilogueWriter
+from snncompile.capture.lowering import each_step, over_steps
 from snncompile.capture.trace import Trace
+from snncompile.capture.translate import BATCH_NORMS, SequenceCalls, same_size, size_key
 from snncompile.errors import CaptureError
-from snncompile.ir.elementwise import is_elementwise
 from snncompile.ir.program import Program
-
-Layout = Literal["sequence", "folded"]
-
-_ANY_LEADING = (
-    nn.Linear, nn.Identity, nn.Dropout, nn.LayerNorm, nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU,
-    nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.ELU, nn.Softplus,
-)  # fmt: skip
-"""Layers that act on the last axes, whatever comes before."""
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_OVER_AXES = {
-    torch.mean, torch.sum, torch.amax, torch.amin, torch.max, torch.min, torch.softmax, torch.cat,
-    torch.log_softmax, torch.nn.functional.softmax, torch.nn.functional.log_softmax, torch.stack,
-    torch.argmax, torch.cumsum, torch.var, torch.std, torch.norm, torch.chunk, torch.split,
-}  # fmt: skip
-_LEADING_FUNCTIONS = {torch.nn.functional.linear, torch.nn.functional.layer_norm}
-_FOLDED_FUNCTIONS = {
-    torch.conv1d, torch.conv2d, torch.conv3d, torch.nn.functional.conv1d,
-    torch.nn.functional.conv2d, torch.nn.functional.conv3d, torch.nn.functional.avg_pool1d,
-    torch.nn.functional.avg_pool2d, torch.nn.functional.avg_pool3d, torch.max_pool2d,
-    torch.nn.functional.max_pool1d, torch.nn.functional.max_pool2d,
-    torch.nn.functional.max_pool3d, torch.nn.functional.adaptive_avg_pool1d,
-    torch.nn.functional.adaptive_avg_pool2d, torch.nn.functional.adaptive_max_pool2d,
-    torch.nn.functional.interpolate, torch.nn.functional.pad, torch.nn.functional.linear,
-    torch.nn.functional.conv_transpose2d, torch.nn.functional.group_norm,
-}  # fmt: skip
 
 
 def one_step_of_sequences(model: nn.Module, trace: Trace) -> Program | None:
@@ -73,29 +46,17 @@ def one_step_of_sequences(model: nn.Module, trace: Trace) -> Program | None:
 
 def _takes_sequence(trace: Trace, node: fx.Node) -> bool:
     layer = node.op == "call_module" and (
-        str(node.target) in trace.single_step or node.name in trace.whole
+        str(node.target) in trace.sequence_layers or node.name in trace.whole
     )
     return layer or node.target is each_step
 
 
-def _same(a: int | SymInt, b: int | SymInt) -> bool:
-    return _key(a) == _key(b)
-
-
-def _key(size: int | SymInt) -> str:
-    return str(size.node.expr) if isinstance(size, SymInt) else str(size)
-
-
-class _Translator:
+class _Translator(SequenceCalls):
     """Walks the trace and writes what one step of it does."""
 
     def __init__(self, builder: ProgramBuilder, sequence: fx.Node) -> None:
-        self.builder = builder
         shape = sequence.meta["val"].shape
-        self.steps: int | SymInt = shape[0]
-        self.batch: int | SymInt = shape[1]
-        self.folded = shape[0] * shape[1]
-        self.step: dict[fx.Node, fx.Node] = {}
+        super().__init__(builder, shape[0], shape[1])
         self.late: set[fx.Node] = set()
         self.recorded = {state.node: state for state in builder.trace.states.values()}
 
@@ -112,7 +73,7 @@ class _Translator:
 
     def _placeholder(self, node: fx.Node) -> None:
         value: Tensor = node.meta["val"]
-        if node not in self.recorded and value.dim() > 1 and _same(value.shape[0], self.steps):
+        if node not in self.recorded and value.dim() > 1 and same_size(value.shape[0], self.steps):
             self.step[node] = self.builder.input(node, 0)
 
     def _state(self, node: fx.Node) -> fx.Node:
@@ -131,7 +92,7 @@ class _Translator:
         elif node.meta.get("per_step") or node.target is over_steps:
             self._per_step(node)
         elif any(argument in self.step for argument in inputs):
-            made = self._translated(node)
+            made = self.translated(node)
             if made is None:
                 self.late.add(node)
             else:
@@ -156,182 +117,32 @@ class _Translator:
         if node.target is each_step:
             self.step[node] = self.step[source]
             return
-        self.step[node] = self.builder.copy(node, self._argument)
-        if isinstance(self.builder.model.get_submodule(str(node.target)), _BATCH_NORMS):
+        self.step[node] = self.builder.copy(node, self.argument)
+        if isinstance(self.builder.model.get_submodule(str(node.target)), BATCH_NORMS):
             self.builder.whole.add(self.step[node].name)
 
     def _per_step(self, node: fx.Node) -> None:
         if node.target is over_steps:
             source = node.args[0]
             assert isinstance(source, fx.Node)
-            self.step[node] = self._argument(source)
+            self.step[node] = self.argument(source)
             return
-        self.step[node] = self.builder.copy(node, self._argument)
+        self.step[node] = self.builder.copy(node, self.argument)
 
-    def _argument(self, node: fx.Node) -> fx.Node:
-        if node in self.step:
-            return self.step[node]
-        if node.op == "get_attr":
-            return self.builder.attribute(node)
-        if node in self.recorded:
-            return self._state(node)
-        if not isinstance(node.meta["val"], Tensor):
-            return self.builder.size(node)
-        return self.builder.input(node, None)
+    def argument(self, node: fx.Node) -> fx.Node:
+        """The step's node for an argument, which may also be a state."""
+        return self._state(node) if node in self.recorded else super().argument(node)
 
     def _repeated(self, node: fx.Node) -> None:
         """``x.unsqueeze(0).repeat(T, ...)``: a static input becomes a sequence of equal steps."""
         value = node.meta["val"]
         if node.target not in {"repeat", "expand", torch.stack} or not isinstance(value, Tensor):
             return
-        if not isinstance(self.steps, int) or not _same(value.shape[0], self.steps):
+        if not isinstance(self.steps, int) or not same_size(value.shape[0], self.steps):
             return
         source = _unrepeated(node)
         if source is not None and source not in self.step:
             self.step[node] = self.builder.input(source, None)
-
-    # One call on sequences, translated ------------------------------------------------------------
-
-    def layout(self, node: fx.Node) -> Layout | None:
-        """How a value holds time: in front of the batch, folded into it, or not at all."""
-        value = node.meta["val"]
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            return None
-        if value.dim() > 1 and _same(value.shape[0], self.steps) and _same(value.shape[1], self.batch):
-            return "sequence"
-        return "folded" if _same(value.shape[0], self.folded) else None
-
-    def _translated(self, node: fx.Node) -> fx.Node | None:
-        layouts = {self.layout(n) for n in node.all_input_nodes if n in self.step}
-        if len(layouts) != 1 or None in layouts:
-            return self._item_of_tuple(node)
-        layout = layouts.pop()
-        assert layout is not None
-        rule = self._rule(node, layout)
-        return rule(node, layout) if rule else None
-
-    def _item_of_tuple(self, node: fx.Node) -> fx.Node | None:
-        source = node.args[0]
-        is_item = node.target is operator.getitem and isinstance(source, fx.Node)
-        if not is_item or not isinstance(source.meta["val"], (tuple, list)):  # type: ignore[union-attr]
-            return None
-        return self.builder.copy(node, self._argument)
-
-    def _rule(
-        self, node: fx.Node, layout: Layout
-    ) -> Callable[[fx.Node, Layout], fx.Node | None] | None:
-        if node.op == "call_module":
-            return self._module
-        if node.target is torch.reshape:
-            return self._reshape
-        if node.target is operator.getitem:
-            return self._index
-        if node.target is torch.permute:
-            return self._permute
-        if node.target is torch.transpose:
-            return self._transpose
-        if node.target in _OVER_AXES:
-            return self._over_axes
-        if node.target in (_FOLDED_FUNCTIONS if layout == "folded" else _LEADING_FUNCTIONS):
-            return self._copy
-        return self._elementwise if is_elementwise(node) else None
-
-    def _copy(self, node: fx.Node, layout: Layout) -> fx.Node:  # noqa: ARG002
-        return self.builder.copy(node, self._argument)
-
-    def _elementwise(self, node: fx.Node, layout: Layout) -> fx.Node | None:
-        rank = node.meta["val"].dim() - (layout == "sequence")
-        for argument in node.all_input_nodes:
-            value = argument.meta["val"]
-            if argument not in self.step and isinstance(value, Tensor) and value.dim() > rank:
-                return None
-        return self._copy(node, layout)
-
-    def _module(self, node: fx.Node, layout: Layout) -> fx.Node | None:
-        module = self.builder.model.get_submodule(str(node.target))
-        if isinstance(module, nn.Flatten) and layout == "sequence":
-            return self._reshape(node, layout)
-        if layout == "sequence" and not isinstance(module, _ANY_LEADING):
-            return None
-        made = self.builder.copy(node, self._argument)
-        if isinstance(module, _BATCH_NORMS):
-            self.builder.whole.add(made.name)
-        return made
-
-    def _reshape(self, node: fx.Node, layout: Layout) -> fx.Node | None:  # noqa: ARG002
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        before, after = self._step_shape(source), self._step_shape(node)
-        if before is None or after is None:
-            return None
-        if [_key(size) for size in before] == [_key(size) for size in after]:
-            return self.step[source]
-        if not all(isinstance(size, int) for size in after[1:]):
-            return None
-        made = self.builder.step.call_function(
-            torch.reshape, (self.step[source], (-1, *after[1:]))
-        )
-        made.meta["module"] = node.meta.get("module", "")
-        return made
-
-    def _step_shape(self, node: fx.Node) -> list[int | SymInt] | None:
-        layout, shape = self.layout(node), list(node.meta["val"].shape)
-        if layout == "sequence":
-            return shape[1:]
-        return [self.batch, *shape[1:]] if layout == "folded" else None
-
-    def _index(self, node: fx.Node, layout: Layout) -> fx.Node | None:
-        index = node.args[1]
-        parts = index if isinstance(index, tuple) else (index,)
-        if parts[0] != slice(None) and parts[0] is not Ellipsis:
-            return None
-        rest = parts if layout == "folded" or parts[0] is Ellipsis else parts[1:]
-        return self._with(node, (node.args[0], rest if len(rest) != 1 else rest[0]))
-
-    def _permute(self, node: fx.Node, layout: Layout) -> fx.Node | None:
-        order = node.args[1]
-        assert isinstance(order, tuple)
-        shift = layout == "sequence"
-        if order[0] != 0:
-            return None
-        shifted = tuple(int(axis) - 1 for axis in order[1:]) if shift else order  # type: ignore[call-overload]
-        return self._with(node, (node.args[0], shifted))
-
-    def _transpose(self, node: fx.Node, layout: Layout) -> fx.Node | None:
-        axes = [self._axis(node, axis, layout) for axis in node.args[1:3]]
-        return None if None in axes else self._with(node, (node.args[0], *axes))
-
-    def _axis(self, node: fx.Node, axis: Any, layout: Layout) -> int | None:  # noqa: ANN401
-        """An axis of a sequence as an axis of one step; None when it is time itself."""
-        source = node.all_input_nodes[0].meta["val"]
-        positive = int(axis) % (source.dim() + (node.target is torch.stack))
-        if positive == 0:
-            return None
-        return positive - (layout == "sequence")
-
-    def _over_axes(self, node: fx.Node, layout: Layout) -> fx.Node | None:
-        """A reduction, softmax or concatenation over axes other than time."""
-        default = 0 if node.target in {torch.cat, torch.stack} else None
-        place = 2 if node.target in {torch.chunk, torch.split} else 1
-        given = node.kwargs.get("dim", node.args[place] if len(node.args) > place else default)
-        if given is None:
-            return None
-        many = isinstance(given, (tuple, list))
-        axes = [self._axis(node, a, layout) for a in (given if many else [given])]  # type: ignore[union-attr]
-        if None in axes:
-            return None
-        made = self.builder.copy(node, self._argument)
-        dim = tuple(axes) if many else axes[0]
-        if "dim" in node.kwargs:
-            made.kwargs = {**made.kwargs, "dim": dim}
-        elif len(node.args) > place:
-            made.update_arg(place, dim)
-        return made
-
-    def _with(self, node: fx.Node, args: tuple[Any, ...]) -> fx.Node:
-        made = self.builder.copy(node, self._argument)
-        made.args = fx.node.map_arg(args, self._argument)  # type: ignore[assignment]
-        return made
 
 
 def _unrepeated(node: fx.Node) -> fx.Node | None:
@@ -343,11 +154,11 @@ def _unrepeated(node: fx.Node) -> fx.Node | None:
     source = node.args[0]
     assert isinstance(source, fx.Node)
     before, after = source.meta["val"].shape, node.meta["val"].shape
-    if source.target is torch.reshape and _same(before[0], 1) and len(before) == len(after):
+    if source.target is torch.reshape and same_size(before[0], 1) and len(before) == len(after):
         inner = source.args[0]
         assert isinstance(inner, fx.Node)
         shape = inner.meta["val"].shape
-        if [_key(s) for s in shape] == [_key(s) for s in after[1:]]:
+        if [size_key(s) for s in shape] == [size_key(s) for s in after[1:]]:
             return inner
     return None
 

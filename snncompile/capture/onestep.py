@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from snncompile.capture.builder import EpilogueWriter, ProgramBuilder
+from snncompile.capture.builder import ProgramBuilder
+from snncompile.capture.epilogue import EpilogueWriter
 from snncompile.capture.trace import Trace
 from snncompile.ir.program import Program
 
@@ -82,6 +83,6 @@ class _Epilogue(EpilogueWriter):
         last = not self.stacked or node in self.handed_on
         return self.output(value, "last" if last else "stack", 0, node.meta["val"])
 
-    def runs_before(self, node: fx.Node) -> bool:  # noqa: ARG002
+    def runs_before(self, node: fx.Node) -> bool:
         """Nothing does."""
         return False

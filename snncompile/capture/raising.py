@@ -114,7 +114,11 @@ def _is_constant(operand: Any) -> bool:  # noqa: ANN401
         return isinstance(operand, (int, float))
     if operand.op == "get_attr":
         return True
-    return operand.op.startswith("call") and all(_is_constant(n) for n in operand.all_input_nodes) and bool(operand.all_input_nodes)
+    return (
+        operand.op.startswith("call")
+        and all(_is_constant(n) for n in operand.all_input_nodes)
+        and bool(operand.all_input_nodes)
+    )
 
 
 def _fired(

@@ -22,16 +22,6 @@ from snncompile.capture.canonical import COPIES, UNRECORDED, Call, canonical, in
 from snncompile.errors import CaptureError
 
 
-def each_step(sequence: Tensor) -> Tensor:
-    """Marks where a multi-step model hands a [T, N, ...] sequence to one step, [N, ...]."""
-    return sequence[0]
-
-
-def over_steps(value: Tensor, steps: int) -> Tensor:
-    """Marks where the values of one step, [N, ...], become a [T, N, ...] sequence again."""
-    return value.unsqueeze(0).expand(steps, *value.shape)
-
-
 @dataclass(frozen=True)
 class RecordedState:
     """A state that a frontend asked for.
@@ -50,7 +40,7 @@ class RecordedState:
 
 
 class Recorder(TorchFunctionMode):
-    """Writes one run of a model to `graph`; is the `Lowering` that frontends talk to."""
+    """Writes one run of a model to `graph`."""
 
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
@@ -61,6 +51,7 @@ class Recorder(TorchFunctionMode):
         self.constants: dict[str, Tensor] = {}
         self.measured: set[fx.Node] = set()
         self.single_step: dict[str, type[nn.Module]] = {}
+        self.sequence_layers: set[str] = set()
         self.whole: set[str] = set()
         self._nodes: dict[int, fx.Node | Callable[[], fx.Node]] = {}
         self._alive: list[object] = []
@@ -138,7 +129,7 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Any,  # noqa: ANN401, ARG002
+        types: Any,  # noqa: ANN401
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
@@ -184,7 +175,9 @@ class Recorder(TorchFunctionMode):
             self._forget_aliases(tensor, name_of(func))
         if changed:
             if changed[0].dtype != node.meta["val"].dtype:
-                node = self.emit(Call("call_method", "to", (node, changed[0].dtype), {}), changed[0])
+                node = self.emit(
+                    Call("call_method", "to", (node, changed[0].dtype), {}), changed[0]
+                )
             self.bind(changed[0], node)
 
     def _forget_aliases(self, changed: Tensor, name: str) -> None:
@@ -281,15 +274,23 @@ class Recorder(TorchFunctionMode):
                 if isinstance(known, SymInt) and str(known.node.expr) == key:
                     node = self.graph.call_function(torch.ops.aten.sym_size.int, (source, i))
                     return self._annotate(node, size)
-        factors = [SymInt(size.node.wrap_int(1).shape_env.create_symintnode(f, hint=None).node)
-                   for f in size.node.expr.args] if size.node.expr.is_Mul else []
+        factors = (
+            [
+                SymInt(size.node.wrap_int(1).shape_env.create_symintnode(f, hint=None).node)
+                for f in size.node.expr.args
+            ]
+            if size.node.expr.is_Mul
+            else []
+        )
         if not factors:
             raise CaptureError(f"the size {key} in {self._place()} is not a product of input sizes")
         product: int | fx.Node = 1
         for factor in factors:
             part = self._size(factor)
-            product = part if product == 1 else self._annotate(
-                self.graph.call_function(operator.mul, (product, part)), size
+            product = (
+                part
+                if product == 1
+                else self._annotate(self.graph.call_function(operator.mul, (product, part)), size)
             )
         return product  # type: ignore[return-value]
 
@@ -305,8 +306,13 @@ class Recorder(TorchFunctionMode):
         finally:
             self._stack.pop()
 
-    def call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
-                    run: Callable[[], Any]) -> Any:  # noqa: ANN401
+    def call_module(
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        run: Callable[[], Any],
+    ) -> Any:  # noqa: ANN401
         """Record a call of a module as one node; `run` computes its fake result."""
         name = self.names.get(id(module))
         if name is None:
@@ -319,73 +325,3 @@ class Recorder(TorchFunctionMode):
         node = self.emit(Call("call_module", name, args, kwargs), result)
         node.meta["module"] = name
         return result
-
-    # The Lowering protocol ------------------------------------------------------------------------
-
-    def neuron(
-        self,
-        function: Callable[..., tuple[Tensor, ...]],
-        *tensors: Tensor,
-        **settings: Any,  # noqa: ANN401
-    ) -> tuple[Tensor, ...]:
-        """Emit one neuron; see `snncompile.frontends.lowering.Lowering`."""
-        with self.paused():
-            result = function(*tensors, **settings)
-        seen: set[int] = {id(tensor) for tensor in tensors}
-        distinct: list[Tensor] = []
-        for item in result:
-            with self.paused():
-                distinct.append(item.view_as(item) if id(item) in seen else item)
-            seen.add(id(distinct[-1]))
-        self.emit(Call("call_function", function, tensors, settings), tuple(distinct))
-        return tuple(distinct)
-
-    def state(
-        self, module: nn.Module, key: str, like: Tensor, initial: float = 0.0, *, carried: bool
-    ) -> Tensor:
-        """A state before the first step; see `snncompile.frontends.lowering.Lowering`."""
-        label = f"{self.names.get(id(module), '')}.{key}".lstrip(".")
-        label = label if carried else f"{label}"
-        known = self.states.get(label)
-        if known is not None and known.carried == carried and known.initial == initial:
-            value = known.node.meta["val"]
-            if value.shape == like.shape:
-                return value
-        while label in self.states:
-            label += "'"
-        with self.paused(), torch.no_grad():
-            value = torch.full_like(like, initial)
-        node = self.graph.placeholder(label.replace(".", "_").replace("'", "_"))
-        node.meta["val"] = value
-        self.bind(value, node)
-        self.states[label] = RecordedState(node, label, float(initial), carried)
-        return value
-
-    def finish(self, state: Tensor, value: Tensor) -> None:
-        """Note a state's latest value; see `snncompile.frontends.lowering.Lowering`."""
-        self.finished[self.node(state)] = self.node(value)
-
-    def over_time(self, step: Callable[..., Any], *sequences: Tensor) -> Any:  # noqa: ANN401
-        """Record `step` once for all steps; see `snncompile.frontends.lowering.Lowering`."""
-        if self._per_step:
-            raise CaptureError(f"{self._place()} runs over time inside another time loop")
-        parts = [self._enter(sequence) for sequence in sequences]
-        self._per_step = True
-        try:
-            result = step(*parts)
-        finally:
-            self._per_step = False
-        steps = sequences[0].shape[0]
-        return pytree.tree_map_only(Tensor, lambda value: self._leave(value, steps), result)
-
-    def _enter(self, sequence: Tensor) -> Tensor:
-        with self.paused():
-            part = sequence[0]
-        self.emit(Call("call_function", each_step, (sequence,), {}), part)
-        return part
-
-    def _leave(self, value: Tensor, steps: Any) -> Tensor:  # noqa: ANN401
-        with self.paused():
-            sequence = over_steps(value, steps)
-        self.emit(Call("call_function", over_steps, (value, steps), {}), sequence)
-        return sequence

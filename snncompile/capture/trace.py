@@ -1,7 +1,6 @@
 """Runs a model once on fake tensors and returns what it did as a `Trace`."""
 
 import logging
-import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
-from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils import _pytree as pytree
 
 from snncompile.capture.buffers import buffers_to_stacks
-from snncompile.capture.canonical import Call
-from snncompile.capture.recorder import RecordedState, Recorder
+from snncompile.capture.functions import functions_recorded
+from snncompile.capture.lowering import LoweringRecorder
+from snncompile.capture.recorder import RecordedState
 from snncompile.errors import CaptureError, SnncompileError
 from snncompile.frontends import frontend_of
 from snncompile.ir.program import Arguments
@@ -39,7 +38,8 @@ class Trace:
         arguments: The structure of the call.
         constants: Tensors the model closed over.
         measured: Nodes whose size or iteration the model asked for.
-        single_step: Layers that take sequences, and the torch.nn class of one step.
+        single_step: Layers of a library, and the torch.nn class that is one step of each.
+        sequence_layers: Those of them that take whole sequences.
         whole: call_module nodes that read a whole sequence.
     """
 
@@ -53,6 +53,7 @@ class Trace:
     constants: dict[str, Tensor]
     measured: set[fx.Node]
     single_step: dict[str, type[nn.Module]]
+    sequence_layers: set[str]
     whole: set[str]
 
 
@@ -75,7 +76,7 @@ def record(
             recorded; the message names the line of the model.
     """
     names = {id(module): name for name, module in reversed(list(model.named_modules()))}
-    recorder = Recorder(names)
+    recorder = LoweringRecorder(names)
     mode = fake_mode()
     leaves, spec = pytree.tree_flatten((args, kwargs))
     tensors = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
@@ -95,12 +96,25 @@ def record(
         except Exception as error:
             raise _explained(model, error) from error
         flat, result_spec = pytree.tree_flatten(result)
+        for module in model.modules():
+            frontend = frontend_of(module)
+            if frontend is not None and frontend.covers(module):
+                getattr(frontend, "end", lambda *_: None)(module, recorder)
         nodes = [recorder.node(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
         buffers_to_stacks(recorder.graph, nodes)
     return Trace(
-        recorder.graph, inputs, recorder.states, recorder.finished, nodes, result_spec,
-        Arguments(spec, constants, tensors), recorder.constants, recorder.measured,
-        recorder.single_step, recorder.whole,
+        recorder.graph,
+        inputs,
+        recorder.states,
+        recorder.finished,
+        nodes,
+        result_spec,
+        Arguments(spec, constants, tensors),
+        recorder.constants,
+        recorder.measured,
+        recorder.single_step,
+        recorder.sequence_layers,
+        recorder.whole,
     )
 
 
@@ -114,7 +128,9 @@ def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     code = getattr(type(model).forward, "__code__", None)
     named = list(code.co_varnames[1 : code.co_argcount]) if code else []
     taken: set[str] = set()
-    pairs = [*zip([*named, *(f"input{i}" for i in range(len(named), len(args)))], args, strict=False)]
+    pairs = [
+        *zip([*named, *(f"input{i}" for i in range(len(named), len(args)))], args, strict=False)
+    ]
     for name, value in [*pairs, *kwargs.items()]:
         count = sum(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
         for i in range(count):
@@ -149,7 +165,7 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _active(model: nn.Module, recorder: Recorder, mode: FakeTensorMode) -> Iterator[None]:
+def _active(model: nn.Module, recorder: LoweringRecorder, mode: FakeTensorMode) -> Iterator[None]:
     for prefix, module in model.named_modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor):
@@ -165,7 +181,7 @@ def _active(model: nn.Module, recorder: Recorder, mode: FakeTensorMode) -> Itera
         stack.enter_context(mode)
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_modules_recorded(recorder))
-        stack.enter_context(_functions_recorded(recorder))
+        stack.enter_context(functions_recorded(recorder))
         stack.enter_context(recorder)
         yield
 
@@ -183,7 +199,7 @@ def _quiet_logger(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _modules_recorded(recorder: Recorder) -> Iterator[None]:
+def _modules_recorded(recorder: LoweringRecorder) -> Iterator[None]:
     """Route every module call through the recorder."""
     original = nn.Module.__call__
 
@@ -200,7 +216,7 @@ def _modules_recorded(recorder: Recorder) -> Iterator[None]:
 
 
 def _call(
-    recorder: Recorder,
+    recorder: LoweringRecorder,
     module: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -216,8 +232,11 @@ def _call(
             with recorder.inside(module):
                 return frontend.lower(module, recorder, *args, **kwargs)
         layer = frontend.stateless(module)
-        if layer is not None and layer is not nn.Module:
-            recorder.single_step[recorder.names[id(module)]] = layer
+        if layer is not None and layer is not nn.Sequential:
+            name = recorder.names[id(module)]
+            recorder.single_step[name] = layer
+            if frontend.takes_sequences(module):
+                recorder.sequence_layers.add(name)
             return recorder.call_module(module, args, kwargs, run)
         if getattr(frontend, "whole", _never)(module):
             result = recorder.call_module(module, args, kwargs, run)
@@ -229,7 +248,7 @@ def _call(
         return run()
 
 
-def _never(module: nn.Module) -> bool:  # noqa: ARG001
+def _never(module: nn.Module) -> bool:
     return False
 
 
@@ -242,41 +261,6 @@ def _is_layer(module: nn.Module) -> bool:
     if kind.__module__.startswith("torch.nn.utils.parametrize"):
         kind = kind.__mro__[1]
     return kind.__module__.startswith("torch.nn.modules") and not isinstance(module, _CONTAINERS)
-
-
-@contextmanager
-def _functions_recorded(recorder: Recorder) -> Iterator[None]:
-    """Record a torch.autograd.Function as one call, so that its gradient is kept.
-
-    People bind ``spike = Function.apply`` when a module is imported, so replacing the attribute
-    would come too late; its code object is exchanged instead while the recording lasts.
-    """
-    apply: types.FunctionType = vars(torch.autograd.Function)["apply"].__func__
-    original = types.FunctionType(
-        apply.__code__, apply.__globals__, apply.__name__, apply.__defaults__, apply.__closure__
-    )
-
-    def recorded(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-        if recorder._paused:
-            return original(cls, *args, **kwargs)
-        with recorder.paused():
-            result = original(cls, *args, **kwargs)
-        recorder.emit(Call("call_function", cls.apply, args, kwargs), result)
-        return result
-
-    class Replacement:
-        def apply(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401, N805
-            if False:  # pragma: no cover
-                __class__  # noqa: B018  # the original closes over it, so this code must too
-            return cls._snncompile_recorded(cls, args, kwargs)  # type: ignore[attr-defined]
-
-    torch.autograd.Function._snncompile_recorded = staticmethod(recorded)  # type: ignore[attr-defined]
-    code, apply.__code__ = apply.__code__, Replacement.apply.__code__
-    try:
-        yield
-    finally:
-        apply.__code__ = code
-        del torch.autograd.Function._snncompile_recorded  # type: ignore[attr-defined]
 
 
 # Errors ------------------------------------------------------------------------------------------

@@ -86,12 +86,20 @@ class Frontend(Protocol):
         """Mark the hidden states of a covered module as `UNTOUCHED` before the capture runs."""
         ...
 
+    def end(self, module: nn.Module, lowering: Lowering) -> None:
+        """After the model ran: finish hidden states that it changed after their neuron's call."""
+        ...
+
     def lower(self, module: nn.Module, lowering: Lowering, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Emit what calling the module means; returns what its forward would return."""
         ...
 
     def stateless(self, module: nn.Module) -> "type[nn.Module] | None":
-        """For a stateless layer that takes sequences: the torch.nn class that is one step of it."""
+        """For a stateless layer of the library: the torch.nn class that is one step of it."""
+        ...
+
+    def takes_sequences(self, module: nn.Module) -> bool:
+        """Whether such a layer is called with whole [T, N, ...] sequences."""
         ...
 
     def spikes(self, module: nn.Module, output: Any) -> Tensor | None:  # noqa: ANN401

@@ -163,8 +163,12 @@ class SpikingJelly:
                 lowering.finish(state, value)
 
     def stateless(self, module: nn.Module) -> type[nn.Module] | None:
-        """The torch.nn class that is one step of a layer with ``step_mode='m'``."""
+        """The torch.nn class that is one step of a layer."""
         return torch_layer(module)
+
+    def takes_sequences(self, module: nn.Module) -> bool:
+        """Whether a layer has ``step_mode='m'``."""
+        return getattr(module, "step_mode", None) == "m"
 
     def spikes(self, module: nn.Module, output: Any) -> Tensor | None:  # noqa: ANN401
         """The spikes of a neuron or surrogate, from what its call returned."""

@@ -32,11 +32,9 @@ _BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def torch_layer(module: LibraryModule) -> type[nn.Module] | None:
-    """The torch.nn class that is one step of a stateless layer over sequences, else None."""
+    """The torch.nn class that is one step of a stateless layer in either step mode, else None."""
     if _folds_time(module):
         return nn.Sequential
-    if getattr(module, "step_mode", None) != "m":
-        return None
     for kind in type(module).__mro__:
         if kind.__module__.startswith(library.__name__ + "."):
             return _BATCH_NORMS.get(kind) or _wrapped(kind)

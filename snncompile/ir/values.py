@@ -21,6 +21,10 @@ BATCH_HINT = 7
 """The batch size that symbolic shapes stand for; odd, so that no layer's width equals it."""
 
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""The layers of `Program.whole` that one step can stand in for; others have no single step."""
+
+
 class StepInterpreter(fx.Interpreter):
     """Runs a program's step node by node, on real or on fake tensors."""
 
@@ -43,6 +47,8 @@ class StepInterpreter(fx.Interpreter):
 
 class _Recorder(StepInterpreter):
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401
+        if n.name in self.program.whole and not isinstance(self.program.module(n), _BATCH_NORMS):
+            return n.meta["val"]
         value = super().run_node(n)
         if n.op != "output":
             n.meta["val"] = value

@@ -1,0 +1,128 @@
+"""Recognises what the calls after a loop do with the values of its steps."""
+
+import operator
+
+import torch
+from torch import fx
+
+from snncompile.capture.builder import ProgramBuilder
+from snncompile.capture.epilogue import EpilogueWriter
+from snncompile.capture.rolling import Earlier, Here, Rolled
+from snncompile.capture.trace import Trace
+
+
+class LoopEpilogue(EpilogueWriter):
+    """The epilogue of a rolled loop."""
+
+    def __init__(self, builder: ProgramBuilder, rolled: Rolled, made: list[fx.Node]) -> None:
+        super().__init__(builder)
+        self.rolled, self.made = rolled, made
+        self.steps = len(rolled.steps)
+        self.after = _descendants(list(rolled.place))
+        self.needs_count = False
+
+    def runs_before(self, node: fx.Node) -> bool:
+        """Whether a trace node does not depend on the steps."""
+        return node not in self.after
+
+    def fixed_time(self, trace: Trace) -> int | None:
+        """The number of steps, unless it is that of a sequence whose length the model asked for."""
+        reads = list(self.rolled.loop.reads.values())
+        lengths = {int(read.source.meta["val"].shape[read.axis]) for read in reads}
+        asked = any(read.source in trace.measured for read in reads)
+        follows_input = asked and lengths == {self.steps} and not self.needs_count
+        return None if follows_input else self.steps
+
+    def special(self, node: fx.Node) -> fx.Node | None:
+        """Stacks, lists, running sums and last values of the steps."""
+        if node in self.rolled.place:
+            return self._one_step(node)
+        listed = self._listed(node)
+        if listed is not None and node.target is torch.stack:
+            axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+            dims = node.meta["val"].dim()
+            return self.output(self.made[listed], "stack", int(axis) % dims, node.meta["val"])  # type: ignore[call-overload]
+        if listed is not None and node.target in {torch.cat, torch.concat}:
+            return self._concatenated(node, listed)
+        summed = self._summed(node)
+        if summed is not None:
+            return self.output(self.made[summed], "running_sum", 0, node.meta["val"])
+        return None
+
+    def _one_step(self, node: fx.Node) -> fx.Node:
+        k, j = self.rolled.place[node]
+        accumulated = self._accumulated(j) if k == self.steps - 1 else None
+        if accumulated is not None:
+            return self.output(accumulated, "running_sum", 0, node.meta["val"])
+        if k == self.steps - 1:
+            return self.output(self.made[j], "last", 0, node.meta["val"])
+        self.needs_count = True
+        stacked = self.output(self.made[j], "stack", 0, None)
+        picked = self.graph.call_function(operator.getitem, (stacked, k))
+        picked.meta["val"] = node.meta["val"]
+        return picked
+
+    def _accumulated(self, j: int) -> fx.Node | None:
+        """What ``total = total + value`` adds up from zero, when nothing else reads the total."""
+        node, key = self.rolled.body[j], Earlier(j, 1)
+        sources = self.rolled.sources[j]
+        if node.target is not operator.add or key not in sources or len(sources) != 2:  # noqa: PLR2004
+            return None
+        readers = sum(key in found or Here(j) in found for found in self.rolled.sources)
+        if readers != 1 or not _is_zero(self.rolled.initial.get(key, 0.0)):
+            return None
+        other = sources[1 - sources.index(key)]
+        return self.made[other.position] if isinstance(other, Here) else None
+
+    def _listed(self, node: fx.Node) -> int | None:
+        """The position whose values of all steps, in order, are the list a call is given."""
+        items = node.args[0] if node.args and isinstance(node.args[0], (list, tuple)) else []
+        return self._all_steps(list(items))
+
+    def _all_steps(self, items: list[object]) -> int | None:
+        places = [self.rolled.place.get(item) for item in items if isinstance(item, fx.Node)]
+        if len(items) != self.steps or len(places) != self.steps or None in places:
+            return None
+        positions = {place[1] for place in places if place}
+        in_order = [place[0] for place in places if place] == list(range(self.steps))
+        return positions.pop() if in_order and len(positions) == 1 else None
+
+    def _concatenated(self, node: fx.Node, listed: int) -> fx.Node:
+        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        stacked = self.output(self.made[listed], "stack", 0, None)
+        parts = self.graph.call_function(torch.unbind, (stacked, 0))
+        joined = self.graph.call_function(torch.cat, (parts, axis))
+        joined.meta["val"] = node.meta["val"]
+        return joined
+
+    def _summed(self, node: fx.Node) -> int | None:
+        """The position whose values a chain of additions after the loop adds up, from the first."""
+        items: list[object] = []
+        while node.target is operator.add and len(items) < self.steps:
+            left, right = node.args
+            if left == 0 or right == 0:
+                return self._all_steps([right if left == 0 else left, *items])
+            items.insert(0, right)
+            if left in self.rolled.place:
+                return self._all_steps([left, *items])
+            if not isinstance(left, fx.Node):
+                return None
+            node = left
+        return None
+
+
+def _is_zero(initial: fx.Node | float) -> bool:
+    if isinstance(initial, fx.Node):
+        return initial.target in {torch.zeros, torch.zeros_like}
+    return initial == 0.0
+
+
+def _descendants(nodes: list[fx.Node]) -> set[fx.Node]:
+    seen: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting += list(node.users)
+    return seen
