@@ -1,0 +1,46 @@
+"""The options that commands of the command line share."""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from snncompile.loading import Layout
+
+Model: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="package.module:callable or path/file.py:callable; the callable is a torch.nn.Module "
+        "or, called without arguments, returns one.",
+    ),
+]
+Input: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--input", metavar="SHAPE|FILE", help="One sample of one step, as 1x28x28; or a .npy file."
+    ),
+]
+Steps: TypeAlias = Annotated[int | None, typer.Option("--time-steps", min=1, help="How many.")]
+Batch: TypeAlias = Annotated[int | None, typer.Option(min=1, help="Samples of the input; 2.")]
+Over: TypeAlias = Annotated[
+    Layout | None,
+    typer.Option(
+        "--layout",
+        help="sequence is (T, N, ...), the default with --time-steps; static is (N, ...), fed "
+        "at every step; batch-first is (N, T, ...).",
+    ),
+]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Of the random input.")]
+Weights: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help='A state dict, or {"state_dict": ...}; loaded with weights_only=True.'),
+]
+Train: TypeAlias = Annotated[bool, typer.Option("--train/--eval", help="The model's mode.")]
+Passes: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--pass", help="A pass; repeat it for more, in order.")
+]
+Schedule: TypeAlias = Annotated[
+    str, typer.Option(help="auto, steps, layers, or how many steps at a time.")
+]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
