@@ -232,7 +232,7 @@ def _call(
             with recorder.inside(module):
                 return frontend.lower(module, recorder, *args, **kwargs)
         layer = frontend.stateless(module)
-        if layer is not None and layer is not nn.Sequential:
+        if layer is not None:
             name = recorder.names[id(module)]
             recorder.single_step[name] = layer
             if frontend.takes_sequences(module):

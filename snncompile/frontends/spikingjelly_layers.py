@@ -33,8 +33,6 @@ _BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {
 
 def torch_layer(module: LibraryModule) -> type[nn.Module] | None:
     """The torch.nn class that is one step of a stateless layer in either step mode, else None."""
-    if _folds_time(module):
-        return nn.Sequential
     for kind in type(module).__mro__:
         if kind.__module__.startswith(library.__name__ + "."):
             return _BATCH_NORMS.get(kind) or _wrapped(kind)
@@ -47,15 +45,7 @@ def _wrapped(kind: type[nn.Module]) -> type[nn.Module] | None:
     """The torch.nn class that a layer class of the library wraps without changing it."""
     inner, *others = kind.__bases__
     wraps = others == [base.StepModule] and inner.__module__.startswith("torch.nn.modules.")
-    return inner if wraps and inner is not nn.Module else None
-
-
-def _folds_time(module: LibraryModule) -> bool:
-    """A container that runs layers without state on all steps at once."""
-    folds = type(module) is library.SeqToANNContainer or (
-        type(module) is library.StepModeContainer and _mode(module) == ("m", False)
-    )
-    return folds and not any(isinstance(inner, base.MemoryModule) for inner in module.modules())
+    return inner if wraps and inner not in (nn.Module, nn.Sequential) else None
 
 
 def _mode(container: LibraryModule) -> tuple[str, bool]:

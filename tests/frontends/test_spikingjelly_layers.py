@@ -55,7 +55,9 @@ def test_one_step_of_a_layer_is_the_torch_layer(
     steps = torch.stack([kind.forward(module, current) for current in sequence])
 
     assert torch.allclose(steps, module(sequence), atol=1e-6)
-    assert FRONTEND.stateless(make(step_mode="s")) is None
+    assert FRONTEND.takes_sequences(module)
+    assert FRONTEND.stateless(make(step_mode="s")) is kind
+    assert not FRONTEND.takes_sequences(make(step_mode="s"))
 
 
 @pytest.mark.parametrize(
@@ -215,10 +217,10 @@ def test_a_layer_with_a_step_of_its_own_repeats_it(
     assert torch.allclose(steps, module(sequence), atol=1e-6)
 
 
-def test_a_container_that_folds_time_is_a_sequential_in_one_step() -> None:
+def test_a_container_that_folds_time_is_entered() -> None:
     inner = nn.Linear(5, 3), nn.ReLU()
 
-    assert FRONTEND.stateless(layer.SeqToANNContainer(*inner)) is nn.Sequential
-    assert FRONTEND.stateless(layer.StepModeContainer(False, "m", *inner)) is nn.Sequential
-    assert FRONTEND.stateless(layer.StepModeContainer(False, "s", *inner)) is None
-    assert FRONTEND.stateless(layer.SeqToANNContainer(neuron.IFNode())) is None
+    for container in (layer.SeqToANNContainer(*inner), layer.StepModeContainer(False, "m", *inner)):
+        assert FRONTEND.stateless(container) is None
+        assert not FRONTEND.covers(container)
+        assert FRONTEND.refusal(container) is None
