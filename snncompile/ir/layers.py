@@ -1,0 +1,118 @@
+"""What the torch.nn layers of a step do along the batch: which treat its rows one by one.
+
+See `snncompile.ir.operations` for what it means that a layer folds. A subclass counts as its base
+when it keeps the base's forward, as parametrized layers do.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
+
+from snncompile.ir.program import Program
+
+Need: TypeAlias = int | Callable[[nn.Module], int]
+"""How many dimensions a layer's input has when its first one is the batch, or more."""
+
+
+def layer_class(program: Program, node: fx.Node) -> type[nn.Module] | None:
+    """The known torch.nn class whose forward one step of a call_module node runs; else None."""
+    module = program.module(node)
+    if str(node.target) in program.single_step:
+        declared = program.single_step[str(node.target)]
+        return next((known for known in declared.__mro__ if known in _NEEDS), None)
+    if "forward" in vars(module):
+        return None
+    forward = type(module).forward
+    return next((k for k in type(module).__mro__ if k in _NEEDS and k.forward is forward), None)
+
+
+def layer_folds(program: Program, node: fx.Node, dimensions: int) -> bool:
+    """Whether a layer treats the rows of a batched input one by one.
+
+    Args:
+        program: The program of the node.
+        node: A call_module node.
+        dimensions: How many dimensions its input has.
+    """
+    known = layer_class(program, node)
+    if known is None or uses_batch_statistics(program.module(node)):
+        return False
+    need = _NEEDS[known]
+    least = need(program.module(node)) if callable(need) else need
+    return dimensions >= least
+
+
+def uses_batch_statistics(module: nn.Module) -> bool:
+    """Whether a normalization mixes the batch: a BatchNorm that trains or tracks nothing."""
+    if not isinstance(module, _NormBase):
+        return False
+    if isinstance(module, _InstanceNorm):
+        return module.training and module.track_running_stats
+    return module.training or module.running_mean is None
+
+
+def _after(layer: nn.Module, *names: str) -> int:
+    """One more dimension than the layer counts from the back, or names from the front."""
+    dims = [getattr(layer, name) for name in names]
+    if any(dim is None or dim == 0 for dim in dims):
+        return _NEVER
+    return max(abs(dim) + 1 for dim in dims)
+
+
+_NEVER = 1000
+"""More dimensions than any tensor has."""
+
+
+def _spatial(*names: str, extra: int = 2) -> dict[type[nn.Module], Need]:
+    found: dict[type[nn.Module], Need] = {}
+    for name in names:
+        for size in (1, 2, 3):
+            layer = getattr(nn, f"{name}{size}d", None)
+            if layer is not None:
+                found[layer] = size + extra
+    return found
+
+
+def _elementwise(names: str) -> dict[type[nn.Module], Need]:
+    return dict.fromkeys((getattr(nn, name) for name in names.split()), 1)
+
+
+_NEEDS: Mapping[type[nn.Module], Need] = {
+    **_elementwise(
+        "Identity Dropout AlphaDropout ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Hardtanh "
+        "Hardswish Hardsigmoid Sigmoid Tanh Softplus Softsign LogSigmoid Threshold RReLU "
+        "Hardshrink Softshrink Tanhshrink Embedding"
+    ),
+    nn.Linear: 2,
+    nn.PReLU: 2,
+    nn.BatchNorm1d: 2,
+    nn.BatchNorm2d: 4,
+    nn.BatchNorm3d: 5,
+    nn.SyncBatchNorm: 2,
+    nn.GroupNorm: 2,
+    nn.LayerNorm: lambda layer: len(layer.normalized_shape) + 1,  # type: ignore[arg-type]
+    nn.RMSNorm: lambda layer: len(layer.normalized_shape) + 1,  # type: ignore[arg-type]
+    nn.LocalResponseNorm: 3,
+    nn.Softmax2d: 4,
+    nn.Upsample: 3,
+    nn.UpsamplingNearest2d: 4,
+    nn.UpsamplingBilinear2d: 4,
+    nn.PixelShuffle: 4,
+    nn.PixelUnshuffle: 4,
+    nn.ChannelShuffle: 3,
+    nn.Unfold: 4,
+    nn.Fold: 3,
+    nn.FeatureAlphaDropout: 4,
+    nn.Flatten: lambda layer: _after(layer, "start_dim"),
+    nn.Unflatten: lambda layer: _after(layer, "dim"),
+    nn.Softmax: lambda layer: _after(layer, "dim"),
+    nn.LogSoftmax: lambda layer: _after(layer, "dim"),
+    nn.Softmin: lambda layer: _after(layer, "dim"),
+    nn.GLU: lambda layer: _after(layer, "dim"),
+    **_spatial("Conv", "ConvTranspose", "MaxPool", "AvgPool", "LPPool", "Dropout"),
+    **_spatial("AdaptiveAvgPool", "AdaptiveMaxPool", "InstanceNorm"),
+    **_spatial("ZeroPad", "ConstantPad", "ReflectionPad", "ReplicationPad", "CircularPad"),
+}

@@ -1,0 +1,1 @@
+"""Everything that executes a program: schedules, the neuron scans, generated code."""

@@ -1,0 +1,132 @@
+"""Turns a graph into a Python function, with modules looked up on the model at every call.
+
+Nothing is copied: the generated source says ``self.layer1.conv(x)``, so moving the model,
+replacing a parameter or parametrizing one is seen by the next call. The source is known to
+`linecache`: tracebacks and debuggers show its lines.
+"""
+
+import itertools
+import linecache
+from collections.abc import Callable
+from operator import getitem
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import fx
+from torch.fx.node import Argument, map_aggregate
+
+from snncompile.ir.program import Program, output_of
+
+
+class _Root:
+    def __repr__(self) -> str:
+        return "self"
+
+
+ROOT: Final = _Root()
+"""As an argument in a graph: the root itself, for functions that hand it on."""
+
+_SPELLED = (
+    _Root,
+    int,
+    float,
+    str,
+    bool,
+    type(None),
+    complex,
+    slice,
+    range,
+    type(Ellipsis),
+    fx.Node,
+)
+_SPELLED_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+_compiled: "WeakKeyDictionary[fx.Graph, Callable[..., Any]]" = WeakKeyDictionary()
+_numbers = itertools.count()
+
+
+@torch._dynamo.assume_constant_result
+def compile_graph(program: Program, graph: fx.Graph) -> Callable[..., Any]:
+    """The function that a graph describes.
+
+    Args:
+        program: Gives constants, and the single-step classes of modules that take sequences.
+        graph: The graph; it is compiled once, so it must not change afterwards.
+
+    Returns:
+        ``function(root, *placeholders)``, which returns what the graph's output holds.
+    """
+    if graph not in _compiled:
+        _compiled[graph] = _Writer(program).function(graph)
+    return _compiled[graph]
+
+
+class _Global:
+    """Stands in a graph for an object that generated code can name but not spell."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        self.__name__ = str(getattr(value, "__name__", type(value).__name__))
+        self.__module__ = str(getattr(value, "__module__", "")).rpartition(".")[2] or "value"
+
+    def __repr__(self) -> str:
+        return f"global_{id(self.value):x}_{self.__name__}"
+
+    def __call__(self) -> None:
+        """Only names a function; fx wants its target to be callable."""
+
+
+class _Writer:
+    """Rewrites a graph so that fx can print it, then compiles what fx prints."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.graph = fx.Graph()
+        self.copies: dict[fx.Node, fx.Node] = {}
+        self.globals: dict[str, object] = {}
+
+    def function(self, graph: fx.Graph) -> Callable[..., Any]:
+        for node in graph.nodes:
+            if node.op != "output":
+                self.copies[node] = self._copy(node)
+        self.graph.output(map_aggregate(output_of(graph), self._argument))
+        code = self.graph.python_code("self")
+        named = {k: v.value if isinstance(v, _Global) else v for k, v in code.globals.items()}
+        filename = f"<snncompile {next(_numbers)}>"
+        lines = code.src.splitlines(keepends=True)
+        linecache.cache[filename] = (len(code.src), None, lines, filename)
+        scope = {**named, **self.globals, "__name__": "snncompile.generated"}
+        exec(compile(code.src, filename, "exec"), scope)  # noqa: S102
+        return scope["forward"]
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        if node.op == "get_attr" and str(node.target) in self.program.constants:
+            constants = self._argument(self.program.constants)
+            return self.graph.create_node("call_function", getitem, (constants, node.target))
+        args: Any = map_aggregate(node.args, self._argument)
+        kwargs: Any = map_aggregate(node.kwargs, self._argument)
+        target = node.target
+        op = node.op
+        if node.op == "call_module" and str(target) in self.program.single_step:
+            layer = self.program.single_step[str(target)]
+            args = (self.graph.create_node("get_attr", target), *args)
+            op, target = "call_function", _Global(layer.forward)
+        elif node.op == "call_function" and not _prints_itself(target):
+            target = _Global(target)
+        return self.graph.create_node(op, target, args, kwargs, name=node.name)
+
+    def _argument(self, leaf: Argument | object) -> Any:  # noqa: ANN401
+        if isinstance(leaf, fx.Node):
+            return self.copies[leaf]
+        if isinstance(leaf, (*_SPELLED, *_SPELLED_TORCH)):
+            return leaf
+        named = _Global(leaf)
+        self.globals[repr(named)] = leaf
+        return named
+
+
+def _prints_itself(target: object) -> bool:
+    """Whether fx prints an operator or a torch function of that name right."""
+    module, name = getattr(target, "__module__", ""), getattr(target, "__name__", "")
+    known = isinstance(target, torch._ops.OpOverload) or module == "_operator"
+    return known or getattr(torch, str(name), None) is target

@@ -1,0 +1,127 @@
+"""A plan: a program cut into stages, each compiled, and how they run one after the other.
+
+A module that reads the whole sequence (a BatchNorm with statistics over T * N) splits the step: the
+stage before it runs all its tiles, then the module sees the full sequence, then the next stage
+runs. Without such modules there is one stage.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from snncompile.ir.dependence import Component, components
+from snncompile.ir.operations import is_size
+from snncompile.ir.program import Output, Program, output_of
+from snncompile.runtime.code import compile_graph
+from snncompile.runtime.region import Region, Regions, step_graph
+from snncompile.runtime.stage import Gathering, Stage, gathering
+from snncompile.runtime.tile import tile_graph
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What runs in one call, for one program in one mode.
+
+    Attributes:
+        prepare: Computes the invariant values, ``(root, *inputs, *states) -> values``.
+        invariants: Their names.
+        stages: What runs, in order.
+        inputs: Names of the inputs, in order.
+        states: Names of the states, in order.
+        outputs: Names of the step's outputs, with what becomes of their sequences.
+    """
+
+    prepare: Callable[..., Any]
+    invariants: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    inputs: tuple[str, ...]
+    states: tuple[str, ...]
+    outputs: tuple[tuple[str, Output], ...]
+
+
+def make_plan(program: Program, *, tiled: bool) -> Plan:
+    """Cut a program into stages and compile them.
+
+    Args:
+        program: The program, in the mode its modules are in now.
+        tiled: Compile tiles of several steps; otherwise single steps.
+
+    Raises:
+        InvalidProgramError: A module that reads the whole sequence takes part in feedback.
+    """
+    found = components(program)
+    regions = Regions(program, found)
+    outputs = tuple(zip(output_of(program.step)[0], program.outputs, strict=True))
+    cut = _cut(program, regions, found)
+    stages = tuple(_compile(program, regions, region, tiled=tiled) for region in cut)
+    needed = {node for region in cut for node in region.invariants}
+    ordered = tuple(node for node in program.step.nodes if node in needed)
+    return Plan(
+        compile_graph(program, _invariant_graph(program, regions, ordered)),
+        tuple(node.name for node in ordered),
+        stages,
+        tuple(spec.name for spec in program.inputs),
+        tuple(state.name for state in program.states),
+        tuple((node.name, output) for node, output in outputs),
+    )
+
+
+def _cut(program: Program, regions: Regions, found: Iterable[Component]) -> list[Region]:
+    """Stages at even levels; between them, at odd ones, modules that read whole sequences."""
+    level: dict[fx.Node, int] = {}
+    layers: dict[int, list[Component]] = {}
+    given = {spec.name for spec in program.inputs}
+    for component in found:
+        if component.kind == "invariant" or component.nodes[0].name in given:
+            continue
+        sources = {s for node in component.nodes for s in regions.graph.predecessors(node)}
+        own = max((level.get(source, 0) for source in sources), default=0)
+        own += own % 2 != (component.kind == "whole")
+        layers.setdefault(own, []).append(component)
+        level.update(dict.fromkeys(component.nodes, own))
+    final = max(layers, default=0)
+    final += final % 2
+    layers.setdefault(final, [])
+    passed = [node for node in regions.outputs if node not in level]
+    return [regions.region(layers[i], passed if i == final else ()) for i in sorted(layers)]
+
+
+def _compile(program: Program, regions: Regions, region: Region, *, tiled: bool) -> Stage:
+    entire = any(component.kind == "whole" for component in region.components)
+    tiled = tiled or entire
+    graph = tile_graph(program, regions, region) if tiled else step_graph(program, region)
+    inside = {node for component in region.components for node in component.nodes}
+    gathered: dict[fx.Node, list[Gathering]] = {node: [] for node in region.writes}
+    for node in region.writes:
+        if node in inside and regions.feeds(node, inside):
+            gathered[node].append("stack")
+    for node, output in zip(output_of(program.step)[0], program.outputs, strict=True):
+        if node in gathered and gathering(output) not in gathered[node]:
+            gathered[node].append(gathering(output))
+    return Stage(
+        compile_graph(program, graph),
+        tiled,
+        entire,
+        tuple(node.name for node in region.reads),
+        tuple(node.name for node in region.invariants),
+        tuple(node.name for node in region.states),
+        tuple((node.name, tuple(gathered[node])) for node in region.writes),
+    )
+
+
+def _invariant_graph(program: Program, regions: Regions, wanted: tuple[fx.Node, ...]) -> fx.Graph:
+    """What is the same at every step; sequences and states give only their sizes."""
+    graph = fx.Graph()
+    copies = {node: graph.placeholder(node.name) for node in program.placeholders()}
+    sequences = {spec.name for spec in program.inputs if spec.kind == "sequence"}
+    for node in program.step.nodes:
+        if node not in regions.invariant or node in copies:
+            continue
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        if is_size(node) and node.all_input_nodes[0].name in sequences:
+            axis: Any = node.args[1]
+            copies[node].args = (copies[node.all_input_nodes[0]], axis + 1)
+    graph.output(tuple(copies[node] for node in wanted))
+    return graph

@@ -1,0 +1,81 @@
+"""Loops over time: one neuron over a sequence of currents, or any part of a step.
+
+Both read one step after the other with `unbind` and hand the states on.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from snncompile.runtime.sequence import Value, stack, unstack
+
+Neuron: TypeAlias = Callable[..., tuple[Tensor, ...]]
+Step: TypeAlias = Callable[..., tuple[tuple[Value, ...], tuple[Tensor, ...]]]
+"""``step(root, *values, *invariants, *states) -> (values, next states)``."""
+
+
+def scan(
+    neuron: Neuron,
+    current: Tensor,
+    states: tuple[Tensor, ...],
+    settings: tuple[tuple[str, Any], ...],
+    wanted: Collection[int],
+) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]:
+    """Run a neuron over a sequence.
+
+    Args:
+        neuron: One of `snncompile.ir.neurons`.
+        current: Its input, [T, N, ...].
+        states: Its states before the first step, each [N, ...].
+        settings: Its keyword arguments, by name.
+        wanted: Which of its results are kept at every step: 0 is the output, then the states.
+
+    Returns:
+        For every result its sequence [T, N, ...], or None where it is not wanted; and the states
+        after the last step, each [N, ...].
+    """
+    options = dict(settings)
+    kept: list[list[Tensor]] = [[] for _ in range(len(states) + 1)]
+    for value in current.unbind(0):
+        results = neuron(value, *states, **options)
+        states = results[1:]
+        for position in wanted:
+            kept[position].append(results[position])
+    return tuple(torch.stack(values) if values else None for values in kept), states
+
+
+def loop(  # noqa: PLR0913
+    step: Step,
+    root: nn.Module,
+    steps: int,
+    *,
+    sequences: tuple[Value, ...],
+    invariants: tuple[Value, ...],
+    states: tuple[Tensor, ...],
+) -> tuple[tuple[Value, ...], tuple[Tensor, ...]]:
+    """Run a part of a step once a time step.
+
+    Args:
+        step: The part.
+        root: Where its modules live.
+        steps: The number of steps.
+        sequences: What it reads step by step, each [T, N, ...].
+        invariants: What it reads at every step.
+        states: Its states before the first step, each [N, ...].
+
+    Returns:
+        What it writes, each [T, N, ...], and its states after the last step.
+    """
+    written: list[tuple[Value, ...]] = []
+    for values in per_step(sequences, steps):
+        results, states = step(root, *values, *invariants, *states)
+        written.append(results)
+    return tuple(stack(values) for values in zip(*written, strict=True)), states
+
+
+def per_step(sequences: tuple[Value, ...], steps: int) -> list[tuple[Value, ...]]:
+    """For every step, the values of all sequences."""
+    columns = [list(unstack(sequence, steps)) for sequence in sequences]
+    return [tuple(column[t] for column in columns) for t in range(steps)]

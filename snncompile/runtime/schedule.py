@@ -1,0 +1,146 @@
+"""The schedule: how many steps of a program run layer by layer before the next ones start.
+
+"steps" is the plain loop over time, a tile of one step. "layers" runs every layer over all steps
+before the next layer, a tile of all steps. In between, the states go from tile to tile. The result
+is the same; memory and speed differ.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from snncompile.errors import InputError
+from snncompile.ir.program import Program
+from snncompile.runtime.cost import batch_axis, bytes_per_sample
+from snncompile.runtime.observe import observable, operands, results
+from snncompile.runtime.plan import Plan, make_plan
+from snncompile.runtime.stage import Execution, gathering, reduced
+
+ScheduleName: TypeAlias = Literal["steps", "layers", "auto"]
+
+TILE_BYTES = 64 * 2**20
+"""What "auto" lets the values of one tile take: about what stays in a last-level cache."""
+
+
+@dataclass
+class Recording:
+    """What every neuron received and emitted, filled by `Runner.run`.
+
+    Attributes:
+        inputs: By neuron node: its current, then every state before the step, each [T, N, ...].
+        outputs: By neuron node: its output, then every state after the step, each [T, N, ...].
+    """
+
+    inputs: dict[str, tuple[Tensor, ...]] = field(default_factory=dict[str, tuple[Tensor, ...]])
+    outputs: dict[str, tuple[Tensor, ...]] = field(default_factory=dict[str, tuple[Tensor, ...]])
+
+
+class Runner:
+    """Runs a program under a schedule.
+
+    Args:
+        program: The program; it must not change afterwards, its modules may.
+        schedule: "steps", "layers", or a number of steps per tile. "auto" takes the largest tile
+            whose values fit into `TILE_BYTES`: the whole sequence when it does, one step when
+            not even two do.
+
+    Raises:
+        InputError: The schedule is none of these.
+    """
+
+    def __init__(self, program: Program, schedule: ScheduleName | int = "auto") -> None:
+        named = schedule in ("steps", "layers", "auto")
+        if not named and not (isinstance(schedule, int) and schedule >= 1):
+            raise InputError(
+                f"the schedule {schedule!r} is unknown; use 'steps', 'layers', 'auto' or a number "
+                "of steps of at least 1"
+            )
+        self.program = program
+        self.schedule = schedule
+        self._plans: dict[tuple[object, ...], Plan] = {}
+
+    def run(
+        self,
+        inputs: tuple[Tensor, ...],
+        states: tuple[Tensor, ...],
+        steps: int,
+        record: Recording | None = None,
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Run all time steps.
+
+        Args:
+            inputs: One for each of the program's inputs: sequences [T, N, ...], statics as they are.
+            states: One for each of its states, before the first step, [N, ...].
+            steps: The number of steps, T.
+            record: Filled with what the neurons received and emitted, when given.
+
+        Returns:
+            The outputs, reduced over time as the program says, and the states after the last step.
+
+        Raises:
+            InputError: There is no step to run.
+            InvalidProgramError: A module that reads the whole sequence takes part in feedback.
+        """
+        if steps < 1:
+            raise InputError(f"a program runs at least 1 time step, not {steps}")
+        tile = self._tile(inputs, steps)
+        plan = self._plan(tile > 1, record is not None)
+        fixed = plan.prepare(self.program.root, *inputs, *states)
+        execution = Execution(
+            self.program.root,
+            steps,
+            tile,
+            dict(zip(plan.invariants, fixed, strict=True)),
+            dict(zip(plan.states, states, strict=True)),
+            {(name, "stack"): value for name, value in zip(plan.inputs, inputs, strict=True)},
+        )
+        for stage in plan.stages:
+            execution.run(stage)
+        values = [
+            reduced(execution.values[name, gathering(output)], output)
+            for name, output in plan.outputs
+        ]
+        if record is not None:
+            _fill(record, self.program, values[len(self.program.outputs) :])
+        outputs = tuple(values[: len(self.program.outputs)])
+        return outputs, tuple(execution.states[name] for name in plan.states)
+
+    def _tile(self, inputs: tuple[Tensor, ...], steps: int) -> int:
+        if self.schedule == "steps":
+            return 1
+        if self.schedule == "layers":
+            return steps
+        if isinstance(self.schedule, int):
+            return min(self.schedule, steps)
+        per_sample, position, axis = self._cost()
+        samples = 1 if position is None else inputs[position].shape[axis]
+        return max(1, min(steps, int(TILE_BYTES // (per_sample * samples + 1))))
+
+    @torch._dynamo.assume_constant_result
+    def _cost(self) -> tuple[float, int | None, int]:
+        """Bytes a step takes per sample, and which axis of which input counts the samples."""
+        return (bytes_per_sample(self.program), *batch_axis(self.program))
+
+    @torch._dynamo.assume_constant_result
+    def _plan(self, tiled: bool, recorded: bool) -> Plan:  # noqa: FBT001
+        """The plan for the mode that the modules are in; a training BatchNorm needs another."""
+        modules = [self.program.module(n) for n in self.program.step.find_nodes(op="call_module")]
+        key = (tiled, recorded, *(module.training for module in modules))
+        if key not in self._plans:
+            program = observable(self.program) if recorded else self.program
+            self._plans[key] = make_plan(program, tiled=tiled)
+        return self._plans[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Plans hold generated code and are made anew."""
+        return {**self.__dict__, "_plans": {}}
+
+
+def _fill(record: Recording, program: Program, values: list[Tensor]) -> None:
+    """Sort the further outputs of an observable program by neuron."""
+    waiting = iter(values)
+    for neuron in program.neurons():
+        record.inputs[neuron.name] = tuple(next(waiting) for _ in operands(neuron))
+        record.outputs[neuron.name] = tuple(next(waiting) for _ in range(results(neuron)))

@@ -1,0 +1,121 @@
+"""Runs stages over a sequence, tile by tile or step by step, and gathers what they write."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from snncompile.ir.program import Output
+from snncompile.runtime.scan import per_step
+from snncompile.runtime.sequence import Value, join, split, stack
+
+Gathering: TypeAlias = Literal["stack", "last", "running_sum"]
+"""How the values of the steps are put together while they come."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A region, compiled.
+
+    Attributes:
+        function: One step ``(root, *reads, *invariants, *states)``, or one tile, which takes the
+            number of steps after the root.
+        tiled: It is a tile.
+        entire: It reads the whole sequence, whatever the tile.
+        reads: Names of the sequences it reads.
+        invariants: Names of the values that are the same at every step.
+        states: Names of its states.
+        writes: For everything it writes, the name and how its values are gathered over time.
+    """
+
+    function: Callable[..., Any]
+    tiled: bool
+    entire: bool
+    reads: tuple[str, ...]
+    invariants: tuple[str, ...]
+    states: tuple[str, ...]
+    writes: tuple[tuple[str, tuple[Gathering, ...]], ...]
+
+
+@dataclass
+class Execution:
+    """One call under way.
+
+    Attributes:
+        root: Where the program's modules live.
+        steps: The number of steps, T.
+        tile: How many of them run at once.
+        invariants: Values that are the same at every step, by name.
+        states: The states, [N, ...], by name; as they are after the stages that have run.
+        values: What was gathered over time, by name and way of gathering; a "stack" is
+            [T, N, ...].
+    """
+
+    root: nn.Module
+    steps: int
+    tile: int
+    invariants: dict[str, Value]
+    states: dict[str, Tensor]
+    values: dict[tuple[str, Gathering], Value]
+
+    def run(self, stage: Stage) -> None:
+        """Run a stage over all steps; updates `states` and `values`."""
+        fixed = tuple(self.invariants[name] for name in stage.invariants)
+        states = tuple(self.states[name] for name in stage.states)
+        gathered: dict[tuple[str, Gathering], list[Value]] = {}
+        for given in self._pieces(stage):
+            written, states = stage.function(self.root, *given, *fixed, *states)
+            for (name, ways), value in zip(stage.writes, written, strict=True):
+                for way in ways:
+                    _gather(gathered.setdefault((name, way), []), way, value, tiled=stage.tiled)
+        for key, parts in gathered.items():
+            together = join if stage.tiled else stack
+            self.values[key] = together(parts) if key[1] == "stack" else parts[0]
+        self.states.update(zip(stage.states, states, strict=True))
+
+    def _pieces(self, stage: Stage) -> Iterator[tuple[Value, ...]]:
+        """What a stage's function is given, piece by piece: a step, or a tile and its length."""
+        sequences = tuple(self.values[name, "stack"] for name in stage.reads)
+        if not stage.tiled:
+            yield from per_step(sequences, self.steps)
+            return
+        tile = self.steps if stage.entire else min(self.tile, self.steps)
+        columns = [list(split(sequence, self.steps, tile)) for sequence in sequences]
+        for i, start in enumerate(range(0, self.steps, tile)):
+            length = min(tile, self.steps - start)
+            yield (length, *(column[i] for column in columns))
+
+
+def _gather(parts: list[Value], way: Gathering, value: Value, *, tiled: bool) -> None:
+    """Add the values of one more step, or of one more tile, to what was gathered."""
+    if tiled and isinstance(value, Tensor) and way != "stack":
+        value = value[-1] if way == "last" else value.sum(0)
+    if way == "stack" or not parts:
+        parts.append(value)
+    elif way == "last":
+        parts[0] = value
+    else:
+        assert isinstance(value, Tensor)
+        parts[0] = parts[0] + value
+
+
+def gathering(output: Output) -> Gathering:
+    """How the values of an output are gathered; what needs them all at once is stacked."""
+    return output.reduce if output.reduce in ("last", "running_sum") else "stack"
+
+
+def reduced(gathered: Tensor, output: Output) -> Tensor:
+    """What the model sees of an output, from its gathered values."""
+    match output.reduce:
+        case "stack":
+            return gathered.movedim(0, output.axis).contiguous() if output.axis else gathered
+        case "sum":
+            return torch.sum(gathered, 0)
+        case "mean":
+            return torch.mean(gathered, 0)
+        case "max":
+            return torch.amax(gathered, 0)
+        case "last" | "running_sum":
+            return gathered
