@@ -118,7 +118,7 @@ class Blend(NamedTuple):
 class Charged(NamedTuple):
     """current: the nodes before the neuron have charged the membrane already."""
 
-    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:  # noqa: ARG002
+    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
         """The charged membrane, [N, ...]."""
         return current
 

@@ -1,11 +1,14 @@
 """A lowering that runs at once on real tensors, so that a frontend can be tested by itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from snncompile.frontends.lowering import Frontend
 
 
 class EagerLowering:
@@ -16,20 +19,33 @@ class EagerLowering:
         self.keys: dict[int, tuple[int, str]] = {}
         self.alive: list[Tensor] = []
         self.calls: list[str] = []
+        self.later: set[tuple[int, str]] | None = None
 
     def neuron(
-        self, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, **settings: Any
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        *tensors: Tensor,
+        **settings: Any,  # noqa: ANN401
     ) -> tuple[Tensor, ...]:
         self.calls.append(function.__name__)
         return function(*tensors, **settings)
 
     def state(
-        self, module: nn.Module, key: str, like: Tensor, initial: float = 0.0, *, carried: bool
+        self,
+        module: nn.Module,
+        key: str,
+        like: Tensor,
+        initial: float | Tensor = 0.0,
+        *,
+        carried: bool,
     ) -> Tensor:
         place = (id(module), key)
-        value = self.held.get(place)
-        if value is None or not carried:
-            value = torch.full_like(like, initial)
+        continues = carried or (self.later is not None and place in self.later)
+        value = self.held.get(place) if continues else None
+        if value is None:
+            value = torch.zeros_like(like) + initial
+        if self.later is not None:
+            self.later.add(place)
         self.keys[id(value)] = place
         self.alive.append(value)
         return value
@@ -37,10 +53,29 @@ class EagerLowering:
     def finish(self, state: Tensor, value: Tensor) -> None:
         self.held[self.keys[id(state)]] = value
 
-    def over_time(self, step: Callable[..., Any], *sequences: Tensor) -> Any:
+    def over_time(self, step: Callable[..., Any], *sequences: Tensor) -> Any:  # noqa: ANN401
+        self.later = set()
         outputs = [step(*values) for values in zip(*sequences, strict=True)]
+        self.later = None
         leaves = [pytree.tree_flatten(output)[0] for output in outputs]
         spec = pytree.tree_flatten(outputs[0])[1]
         return pytree.tree_unflatten(
             [torch.stack(list(values)) for values in zip(*leaves, strict=True)], spec
         )
+
+
+@contextmanager
+def lowered_calls(frontend: Frontend, lowering: EagerLowering) -> Generator[None]:
+    """Calls of modules that the frontend covers are lowered, as a capture does."""
+    original = nn.Module.__call__
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if frontend.covers(module):
+            return frontend.lower(module, lowering, *args, **kwargs)
+        return original(module, *args, **kwargs)
+
+    nn.Module.__call__ = call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = original  # type: ignore[method-assign]
