@@ -4,10 +4,10 @@ What a command finds goes to stdout, progress and errors go to stderr.
 """
 
 import json
+import os
 import sys
-import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, astuple
 from functools import wraps
 from inspect import getdoc
@@ -169,6 +169,9 @@ def verify(  # noqa: PLR0913
         loaded, inputs = network.load(), example.load()
         transformed = _transformed(loaded, inputs, example, passes, schedule)
         report = api.verify(loaded, transformed, inputs, gradients=gradients)
+    silent = [neuron.name for neuron in report.neurons if neuron.rate == 0]
+    if silent:
+        print(f"note: never fired on this input: {', '.join(silent)}", file=sys.stderr)
     if as_json:
         _print_json(report.as_dict())
     else:
@@ -279,10 +282,12 @@ def _print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> No
 
 def _write(path: Path, content: str) -> None:
     """Put a whole file in place or none."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
+        partial.write_text(content)
+        partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         raise InputError(f"cannot write {path}: {error.strerror}") from error

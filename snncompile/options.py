@@ -21,8 +21,13 @@ Input: TypeAlias = Annotated[
         "--input", metavar="SHAPE|FILE", help="One sample of one step, as 1x28x28; or a .npy file."
     ),
 ]
-Steps: TypeAlias = Annotated[int | None, typer.Option("--time-steps", min=1, help="How many.")]
-Batch: TypeAlias = Annotated[int | None, typer.Option(min=1, help="Samples of the input; 2.")]
+Steps: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--time-steps", min=1, help="Steps of the input, or of a model of one step."),
+]
+Batch: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="Samples in the random input; 2 if not given.")
+]
 Over: TypeAlias = Annotated[
     Layout | None,
     typer.Option(

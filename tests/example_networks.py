@@ -1,5 +1,7 @@
 """Small networks that tests of the command line name as a person would."""
 
+# pyright: basic
+
 from typing import Any
 
 import torch
@@ -21,7 +23,8 @@ class Fire(torch.autograd.Function):
         *grad_outputs: Tensor,
     ) -> Tensor:
         (distance,) = ctx.saved_tensors
-        return grad_outputs[0] / (1 + distance.abs()) ** 2
+        gradient: Tensor = grad_outputs[0] / (1 + distance.abs()) ** 2
+        return gradient
 
 
 class Looped(nn.Module):
@@ -38,7 +41,7 @@ class Looped(nn.Module):
         outputs = []
         for current in x:
             membrane = 0.75 * membrane + self.norm(self.first(current))
-            spikes = Fire.apply(membrane - 0.5)
+            spikes = Fire.apply(membrane - 0.5)  # type: ignore[no-untyped-call]
             membrane = membrane - spikes * 0.5
             outputs.append(self.second(spikes))
         return torch.stack(outputs)
@@ -72,7 +75,7 @@ def multi_step() -> nn.Module:
         neuron.LIFNode(tau=2.0, v_threshold=0.25, detach_reset=True),
         layer.Flatten(),
         layer.Linear(256, 3),
-        neuron.ParametricLIFNode(v_threshold=0.125),
+        neuron.ParametricLIFNode(v_threshold=0.0625),
     )
     functional.set_step_mode(network, "m")
     return network
@@ -94,6 +97,10 @@ def chatty() -> nn.Module:
 
 def broken() -> nn.Module:
     raise RuntimeError("there is no pretrained file")
+
+
+def three() -> int:
+    return 3
 
 
 instance = looped()

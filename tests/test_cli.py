@@ -1,3 +1,5 @@
+# pyright: basic
+
 import json
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from snncompile.rewrite import Keeps, Pass
 from tests.command_line import LOOPED, MULTI_STEP, NETWORKS, printed, refused, run
 
 FUSE = ("--pass", "fuse-batchnorm")
+FUSED_FORWARD = (*FUSE, "--no-gradients")
+"""The parameters of a BatchNorm that was folded away have no gradient to compare."""
 
 
 # inspect ------------------------------------------------------------------------------------------
@@ -112,7 +116,7 @@ def test_transform_saves_both_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("network", [LOOPED, MULTI_STEP], ids=["looped", "multi-step"])
-@pytest.mark.parametrize("passes", [(), FUSE], ids=["captured", "fused"])
+@pytest.mark.parametrize("passes", [(), FUSED_FORWARD], ids=["captured", "fused"])
 def test_verify_finds_no_difference(network: tuple[str, ...], passes: tuple[str, ...]) -> None:
     report = printed("verify", *network, *passes)
 
@@ -121,18 +125,26 @@ def test_verify_finds_no_difference(network: tuple[str, ...], passes: tuple[str,
 
 
 def test_verify_compares_neurons_that_fire() -> None:
-    neurons = printed("verify", *MULTI_STEP, *FUSE)["neurons"]
+    neurons = printed("verify", *MULTI_STEP, *FUSED_FORWARD)["neurons"]
 
     assert [neuron["name"] for neuron in neurons] == ["2", "5"]
     assert all(0 < neuron["rate"] < 1 for neuron in neurons)
 
 
 def test_verify_prints_the_report() -> None:
-    result = run("verify", *MULTI_STEP, *FUSE, "--schedule", "2")
+    result = run("verify", *MULTI_STEP, "--schedule", "2")
 
     assert result.exit_code == 0
     assert result.stdout.startswith("ok: ")
     assert "gradients of" in result.stdout
+
+
+def test_verify_tells_which_neurons_never_fired(tmp_path: Path) -> None:
+    np.save(tmp_path / "dark.npy", np.zeros((4, 2, 1, 8, 8), dtype=np.float32))
+
+    result = run("verify", MULTI_STEP[0], "--input", str(tmp_path / "dark.npy"))
+
+    assert "note: never fired on this input: " in result.stderr
 
 
 class Louder(Pass):
@@ -146,7 +158,7 @@ class Louder(Pass):
 
     def apply(self, program: Program) -> int:
         node = program.step.output_node()
-        (output,), states = node.args[0]  # type: ignore[misc]
+        (output,), states = node.args[0]  # type: ignore[misc, str-unpack]
         with program.step.inserting_before(node):
             doubled = program.step.call_function(torch.mul, (output, 2.0))
         node.args = (((doubled,), states),)
@@ -236,10 +248,13 @@ def test_an_unknown_schedule_is_refused() -> None:
     assert "schedule is 'fast'" in refused("transform", *LOOPED, "--schedule", "fast")
 
 
-def test_texts_that_cannot_be_saved_are_refused() -> None:
-    message = refused("transform", *LOOPED, "--save", "/proc/nowhere")
+def test_texts_that_cannot_be_saved_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
 
-    assert message.startswith("error: cannot write /proc/nowhere/before.txt: ")
+    message = refused("transform", *LOOPED, "--save", str(tmp_path / "file"))
+
+    assert message.startswith(f"error: cannot write {tmp_path}/file/before.txt: ")
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
 def test_a_refusal_shows_the_program_with_the_node_underlined() -> None:

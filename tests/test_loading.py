@@ -23,7 +23,7 @@ def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "neighbour_of_nets.py").write_text("WIDTH = 5\n")
     (tmp_path / "nets.py").write_text(
         "from torch import nn\nfrom neighbour_of_nets import WIDTH\n"
-        "def build():\n    return nn.Linear(6, WIDTH)\n"
+        "def build():\n    return nn.Sequential(nn.Linear(6, WIDTH))\n"
     )
     paths = list(sys.path)
 
@@ -50,9 +50,9 @@ def test_what_a_model_prints_is_kept_off_stdout() -> None:
             "no_such_package.nets:build",
             "importing no_such_package.nets failed: ModuleNotFoundError: No module named",
         ),
-        (f"{NETWORKS}:lopped", "has no 'lopped'; it has Fire, Looped, BatchFirst and 6 more"),
+        (f"{NETWORKS}:lopped", "has no 'lopped'; it has Fire, Looped, BatchFirst and 8 more"),
         (f"{NETWORKS}:number", "is of type int, not a torch.nn.Module"),
-        (f"{NETWORKS}:Fire", "is of type Fire, not a torch.nn.Module"),
+        (f"{NETWORKS}:three", "is of type int, not a torch.nn.Module"),
         (f"{NETWORKS}:broken", "RuntimeError: there is no pretrained file"),
     ],
 )
