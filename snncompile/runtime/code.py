@@ -10,7 +10,7 @@ import linecache
 from collections.abc import Callable
 from operator import getitem
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import fx
@@ -41,11 +41,11 @@ _SPELLED = (
     fx.Node,
 )
 _SPELLED_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
-_compiled: "WeakKeyDictionary[fx.Graph, Callable[..., Any]]" = WeakKeyDictionary()
+_keys: "WeakKeyDictionary[fx.Graph, int]" = WeakKeyDictionary()
+_functions: dict[int, Callable[..., Any]] = {}
 _numbers = itertools.count()
 
 
-@torch._dynamo.assume_constant_result
 def compile_graph(program: Program, graph: fx.Graph) -> Callable[..., Any]:
     """The function that a graph describes.
 
@@ -56,9 +56,18 @@ def compile_graph(program: Program, graph: fx.Graph) -> Callable[..., Any]:
     Returns:
         ``function(root, *placeholders)``, which returns what the graph's output holds.
     """
-    if graph not in _compiled:
-        _compiled[graph] = _Writer(program).function(graph)
-    return _compiled[graph]
+    return _functions[_key(program, graph)]
+
+
+@torch._dynamo.assume_constant_result
+def _key(program: Program, graph: fx.Graph) -> int:
+    """Compile a graph that is new; torch.compile runs this while it traces."""
+    if graph not in _keys:
+        key = next(_numbers)
+        _functions[key] = _Writer(program).function(graph, f"<snncompile {key}>")
+        _keys[graph] = key
+        finalize(graph, _functions.pop, key)
+    return _keys[graph]
 
 
 class _Global:
@@ -85,17 +94,16 @@ class _Writer:
         self.copies: dict[fx.Node, fx.Node] = {}
         self.globals: dict[str, object] = {}
 
-    def function(self, graph: fx.Graph) -> Callable[..., Any]:
+    def function(self, graph: fx.Graph, filename: str) -> Callable[..., Any]:
         for node in graph.nodes:
             if node.op != "output":
                 self.copies[node] = self._copy(node)
         self.graph.output(map_aggregate(output_of(graph), self._argument))
         code = self.graph.python_code("self")
         named = {k: v.value if isinstance(v, _Global) else v for k, v in code.globals.items()}
-        filename = f"<snncompile {next(_numbers)}>"
         lines = code.src.splitlines(keepends=True)
         linecache.cache[filename] = (len(code.src), None, lines, filename)
-        scope = {**named, **self.globals, "__name__": "snncompile.generated"}
+        scope: dict[str, Any] = {**named, **self.globals}
         exec(compile(code.src, filename, "exec"), scope)  # noqa: S102
         return scope["forward"]
 

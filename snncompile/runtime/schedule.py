@@ -59,7 +59,7 @@ class Runner:
             )
         self.program = program
         self.schedule = schedule
-        self._plans: dict[tuple[object, ...], Plan] = {}
+        self._plans: dict[str, Plan] = {}
 
     def run(
         self,
@@ -86,7 +86,7 @@ class Runner:
         if steps < 1:
             raise InputError(f"a program runs at least 1 time step, not {steps}")
         tile = self._tile(inputs, steps)
-        plan = self._plan(tile > 1, record is not None)
+        plan = self._plans[self._planned(tile > 1, record is not None)]
         fixed = plan.prepare(self.program.root, *inputs, *states)
         execution = Execution(
             self.program.root,
@@ -124,14 +124,14 @@ class Runner:
         return (bytes_per_sample(self.program), *batch_axis(self.program))
 
     @torch._dynamo.assume_constant_result
-    def _plan(self, tiled: bool, recorded: bool) -> Plan:  # noqa: FBT001
-        """The plan for the mode that the modules are in; a training BatchNorm needs another."""
+    def _planned(self, tiled: bool, recorded: bool) -> str:
+        """Make the plan for the mode that the modules are in, if need be; returns its key."""
         modules = [self.program.module(n) for n in self.program.step.find_nodes(op="call_module")]
-        key = (tiled, recorded, *(module.training for module in modules))
+        key = f"{tiled} {recorded} {[int(module.training) for module in modules]}"
         if key not in self._plans:
             program = observable(self.program) if recorded else self.program
             self._plans[key] = make_plan(program, tiled=tiled)
-        return self._plans[key]
+        return key
 
     def __getstate__(self) -> dict[str, Any]:
         """Plans hold generated code and are made anew."""

@@ -16,6 +16,7 @@ from snncompile.ir.dependence import Component
 from snncompile.ir.operations import folded_operands, is_part, is_reshape
 from snncompile.ir.program import Program, is_neuron
 from snncompile.runtime.code import ROOT, compile_graph
+from snncompile.runtime.observe import operands, results
 from snncompile.runtime.region import Region, Regions, step_graph
 from snncompile.runtime.scan import loop, scan
 from snncompile.runtime.sequence import delayed, fold, last, repeated, unfold
@@ -134,7 +135,7 @@ class _TileWriter:
 
     def _scan(self, component: Component) -> None:
         neuron = next(node for node in component.nodes if is_neuron(node))
-        current, *states = neuron.all_input_nodes[:1] + [n for n in neuron.args[1:]]  # type: ignore[misc]
+        current, *states = operands(neuron)
         settings = map_arg(tuple(neuron.kwargs.items()), self.invariant.__getitem__)
         wanted = self._wanted(component, neuron)
         initial = tuple(self.initial[state] for state in states)
@@ -153,11 +154,11 @@ class _TileWriter:
         wanted: set[int] = set()
         for user in neuron.users:
             if not is_part(user):
-                return tuple(range(len(neuron.args) + 1))
+                return tuple(range(results(neuron)))
             if user not in component.nodes or self.regions.is_read(user, component.nodes):
                 wanted.add(int(user.args[1]))  # type: ignore[arg-type]
-        for i, state in enumerate(neuron.args[1:], start=1):
-            if self.regions.is_read(state, component.nodes):  # type: ignore[arg-type]
+        for i, state in enumerate(operands(neuron)[1:], start=1):
+            if self.regions.is_read(state, component.nodes):
                 wanted.add(i)
         return tuple(sorted(wanted))
 
