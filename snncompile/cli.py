@@ -102,6 +102,7 @@ def inspect(  # noqa: PLR0913
     example = Example(input, time_steps, batch, layout, seed)
     with _working("capturing"):
         program = api.capture(network.load(), example.load(), time_steps=example.captured_steps)
+        example.check_steps(program.time)
         listing, layers = text(program), layers_of(program)
     if as_json:
         _print_json({"text": listing, "layers": [asdict(layer) for layer in layers]})
@@ -236,13 +237,15 @@ def passes(*, as_json: AsJson = False) -> None:
 def _transformed(
     model: nn.Module, inputs: Tensor, example: Example, passes: list[str] | None, schedule: str
 ) -> Transformed:
-    return api.transform(
+    transformed = api.transform(
         model,
         passes or [],
         example_inputs=inputs,
         time_steps=example.captured_steps,
         schedule=_schedule(schedule),
     )
+    example.check_steps(transformed.program.time)
+    return transformed
 
 
 def _schedule(schedule: str) -> ScheduleName | int:

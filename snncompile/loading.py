@@ -101,6 +101,21 @@ class Example:
         generator = torch.Generator().manual_seed(self.seed)
         return torch.rand(self._shape(_sizes(self.described)), generator=generator)
 
+    def check_steps(self, steps: int | None) -> None:
+        """Refuse a model of one step that was given [N, T, ...] as if that were one sample.
+
+        Args:
+            steps: How many steps the captured program runs; None for those of its input.
+
+        Raises:
+            InputError: The model does not read the time axis.
+        """
+        if self.layout == "batch-first" and steps == 1 and self.time_steps != 1:
+            raise InputError(
+                f"the model is one step and does not read the {self.time_steps} steps of a "
+                "batch-first input; use --layout sequence"
+            )
+
     def _from_file(self, path: Path) -> Tensor:
         if self.batch is not None:
             raise InputError(f"--batch does not go with {path}: a file is used as it is")

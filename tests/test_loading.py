@@ -104,7 +104,16 @@ def test_a_batch_with_an_array_is_refused() -> None:
     assert message == "error: --batch does not go with some.npy: a file is used as it is\n"
 
 
-def test_other_steps_than_the_model_runs_are_refused() -> None:
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_model_of_one_step_does_not_take_its_batch_first(command: str) -> None:
+    network = (f"{NETWORKS}:one_step", "--input", "6", "--time-steps", "5")
+
+    message = refused(command, *network, "--layout", "batch-first")
+
+    assert "the model is one step and does not read the 5 steps" in message
+
+
+def test_an_input_of_another_width_is_refused_with_the_models_line() -> None:
     message = refused("inspect", f"{NETWORKS}:looped", "--input", "7", "--time-steps", "8")
 
     assert "Looped failed at example_networks.py" in message
