@@ -1,0 +1,60 @@
+"""The sizes that an ONNX file declares: numbers, N for the batch, T for time, products of these."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import onnx
+from onnx import helper
+from torch import SymInt, Tensor
+
+from snncompile.export.graph import onnx_type
+from snncompile.ir.program import Program
+
+Batch: TypeAlias = Literal["dynamic"] | int
+Dimension: TypeAlias = int | str
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Knows which symbol of a program's fake tensors is the batch.
+
+    Attributes:
+        batch: What N is in the file: left open, or a number.
+        symbols: The names of the batch among the symbols of the step.
+    """
+
+    batch: Batch
+    symbols: frozenset[str]
+
+    @classmethod
+    def of(cls, program: Program, batch: Batch) -> "Dimensions":
+        """Every symbol in a step's inputs and states is the batch; any other is time."""
+        sizes = (size for node in program.placeholders() for size in node.meta["val"].shape)
+        expressions = (size.node.expr for size in sizes if isinstance(size, SymInt))
+        symbols = frozenset(str(symbol) for e in expressions for symbol in e.free_symbols)
+        return cls(batch, symbols)
+
+    def shape(self, like: Tensor) -> list[Dimension]:
+        """The sizes of a value that torch describes by a fake tensor."""
+        return [self._size(size) for size in like.shape]
+
+    def _size(self, size: int | SymInt) -> Dimension:
+        if not isinstance(size, SymInt):
+            return int(size)
+        text = str(size.node.expr)
+        for symbol in sorted((str(s) for s in size.node.expr.free_symbols), key=len, reverse=True):
+            text = text.replace(symbol, "N" if symbol in self.symbols else "T")
+        return self.batch if text == "N" and isinstance(self.batch, int) else text
+
+    def step(self, name: str, like: Tensor) -> onnx.ValueInfoProto:
+        """A value of one step."""
+        return helper.make_tensor_value_info(name, onnx_type(like.dtype), self.shape(like))
+
+    def sequence(
+        self, name: str, like: Tensor, time: int | None, axis: int = 0
+    ) -> onnx.ValueInfoProto:
+        """A sequence of values of one step, with the time axis where it belongs."""
+        sizes = self.shape(like)
+        place = axis % (len(sizes) + 1)
+        sizes.insert(place, time if time is not None else "T")
+        return helper.make_tensor_value_info(name, onnx_type(like.dtype), sizes)

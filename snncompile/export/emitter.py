@@ -1,0 +1,132 @@
+"""Writes the nodes of an fx graph as ONNX: looks up recipes, calls neurons, folds constants.
+
+What depends on parameters alone (a decay that is the sigmoid of a parameter) is computed by torch
+while the file is written, so that no runtime's sigmoid can round it differently.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from snncompile.errors import ExportError
+from snncompile.export.graph import GraphWriter, Value
+from snncompile.export.neurons import FunctionLibrary
+from snncompile.export.recipes import LAYS_OUT_WEIGHTS, apply, recipe_of_call, recipe_of_layer
+from snncompile.export.synapses import Weight
+from snncompile.export.tracing import is_function
+from snncompile.ir.names import place
+from snncompile.ir.operations import is_pure
+from snncompile.ir.program import Program, is_neuron, origin
+from snncompile.ir.surrogates import fire
+from snncompile.ir.values import StepInterpreter
+
+Written: TypeAlias = Value | tuple[Value, ...]
+"""What a node became: one value, or one for each item of a tuple."""
+
+Lookup: TypeAlias = Callable[[fx.Node], Any]
+
+
+class Emitter:
+    """Writes nodes of the graphs of one program.
+
+    Attributes:
+        program: Whose modules, parameters and constants the nodes refer to.
+        functions: The local functions of the model.
+    """
+
+    def __init__(self, program: Program, functions: FunctionLibrary) -> None:
+        self.program = program
+        self.functions = functions
+        self._known: dict[fx.Node, Any] = {}
+
+    def fold(self, graph: fx.Graph) -> None:
+        """Compute what depends on parameters and constants alone."""
+        interpreter = StepInterpreter(self.program, graph)
+        interpreter.env = self._known
+        with torch.no_grad():
+            for node in graph.nodes:
+                if self._is_known(node):
+                    self._known[node] = interpreter.run_node(node)
+
+    def _is_known(self, node: fx.Node) -> bool:
+        if node.op == "get_attr":
+            return True
+        if node.op == "call_module" or node.op in ("placeholder", "output") or is_neuron(node):
+            return False
+        inputs = node.all_input_nodes
+        return all(source in self._known for source in inputs) and is_pure(self.program, node)
+
+    def is_known(self, node: fx.Node) -> bool:
+        """Whether `fold` computed the node."""
+        return node in self._known
+
+    def known(self, node: fx.Node) -> Any:  # noqa: ANN401
+        """A folded node as an argument: a weight, or a Python value."""
+        value = self._known[node]
+        if isinstance(value, Tensor):
+            name = str(node.target) if node.op == "get_attr" else f"{origin(node)}.{node.name}"
+            return Weight(name, value)
+        if isinstance(value, (tuple, list)):
+            return tuple(Weight(f"{node.name}.{i}", item) for i, item in enumerate(value))
+        return value
+
+    def write(self, graph: GraphWriter, node: fx.Node, lookup: Lookup) -> Written:
+        """Append the nodes that compute one call.
+
+        Args:
+            graph: Where to append them.
+            node: A call; its ``meta["val"]`` is set.
+            lookup: The argument that stands for an input node.
+
+        Returns:
+            What the node became.
+
+        Raises:
+            ExportError: There is no recipe; names the node, the reason and the way out.
+        """
+        args = fx.node.map_arg(node.args, lookup)
+        kwargs = fx.node.map_arg(node.kwargs, lookup)
+        graph.scope = origin(node)
+        try:
+            args, kwargs = _stored(graph, args, node), _stored(graph, kwargs, node)
+            return _typed(self._result(graph, node, args, kwargs), node)
+        except ExportError as error:
+            raise ExportError(f"export: {place(node)}: {error}") from error
+
+    def _result(
+        self, graph: GraphWriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str | tuple[str, ...]:
+        if node.op == "call_module":
+            recipe = recipe_of_layer(self.program, node)
+            module = self.program.module(node)
+            return apply(recipe, graph, (str(node.target), module, *args), kwargs)
+        if is_neuron(node) or node.target is fire or is_function(node.target):
+            return self.functions.call(graph, node, args, kwargs)
+        if node.target is not getattr and _takes_item(args):
+            return args[0][args[1]].name
+        return apply(recipe_of_call(node), graph, args, kwargs)
+
+
+def _takes_item(args: tuple[Any, ...]) -> bool:
+    pair = len(args) == 2  # noqa: PLR2004
+    return pair and type(args[0]) is tuple and isinstance(args[1], int)
+
+
+def _stored(graph: GraphWriter, arguments: Any, node: fx.Node) -> Any:  # noqa: ANN401
+    """Write weights as initializers, except where a recipe lays them out itself."""
+    if node.op == "call_module" or node.target in LAYS_OUT_WEIGHTS:
+        return arguments
+    return fx.node.map_aggregate(arguments, lambda item: _as_value(graph, item))
+
+
+def _as_value(graph: GraphWriter, item: Any) -> Any:  # noqa: ANN401
+    return Value(graph.weight(item.name, item.data), item.data) if isinstance(item, Weight) else item
+
+
+def _typed(result: str | tuple[str, ...], node: fx.Node) -> Written:
+    value = node.meta["val"]
+    if isinstance(result, str):
+        return Value(result, value)
+    return tuple(Value(name, item) for name, item in zip(result, value, strict=True))
