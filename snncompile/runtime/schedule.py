@@ -5,6 +5,7 @@ before the next layer, a tile of all steps. In between, the states go from tile 
 is the same; memory and speed differ.
 """
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -51,8 +52,8 @@ class Runner:
     """
 
     def __init__(self, program: Program, schedule: ScheduleName | int = "auto") -> None:
-        named = schedule in ("steps", "layers", "auto")
-        if not named and not (isinstance(schedule, int) and schedule >= 1):
+        named = isinstance(schedule, str) and schedule in ("steps", "layers", "auto")
+        if not named and not (type(schedule) is int and schedule >= 1):
             raise InputError(
                 f"the schedule {schedule!r} is unknown; use 'steps', 'layers', 'auto' or a number "
                 "of steps of at least 1"
@@ -133,9 +134,11 @@ class Runner:
             self._plans[key] = make_plan(program, tiled=tiled)
         return key
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Plans hold generated code and are made anew."""
-        return {**self.__dict__, "_plans": {}}
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Runner":
+        """A runner of a copied program; structures of calls and results are values, so shared."""
+        for value in (self.program.arguments, self.program.result):
+            memo[id(value)] = value
+        return Runner(copy.deepcopy(self.program, memo), self.schedule)
 
 
 def _fill(record: Recording, program: Program, values: list[Tensor]) -> None:
