@@ -46,6 +46,18 @@ class Dimensions:
             text = text.replace(symbol, "N" if symbol in self.symbols else "T")
         return self.batch if text == "N" and isinstance(self.batch, int) else text
 
+    def numbers(self, like: Tensor, batch: int, steps: int) -> list[int]:
+        """The sizes of a value for one batch size and number of steps."""
+        sizes: list[int] = []
+        for size in like.shape:
+            if isinstance(size, SymInt):
+                expression = size.node.expr
+                chosen = {s: batch if str(s) in self.symbols else steps for s in expression.free_symbols}
+                sizes.append(int(expression.subs(chosen)))
+            else:
+                sizes.append(int(size))
+        return sizes
+
     def step(self, name: str, like: Tensor) -> onnx.ValueInfoProto:
         """A value of one step."""
         return helper.make_tensor_value_info(name, onnx_type(like.dtype), self.shape(like))

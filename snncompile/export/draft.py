@@ -1,6 +1,5 @@
 """A main graph with its interface, before it is a model; and the model it becomes."""
 
-import json
 from dataclasses import dataclass, field
 
 import onnx
@@ -22,8 +21,6 @@ class Draft:
         inputs: In the order of the file.
         outputs: In the order of the file; each with the value that it becomes.
         states: Names of the state inputs and of the outputs that follow them.
-        spikes: The outputs of `outputs` that hold spikes or counts.
-        metadata: What the file says about itself.
     """
 
     graph: GraphWriter
@@ -32,7 +29,6 @@ class Draft:
         default_factory=list[tuple[str, onnx.ValueInfoProto]]
     )
     states: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    metadata: dict[str, object] = field(default_factory=dict[str, object])
 
     def output(self, value: str, info: onnx.ValueInfoProto) -> None:
         """Declare an output."""
@@ -56,9 +52,6 @@ class Draft:
             ir_version=IR_VERSIONS[functions.opset],
             producer_name="snncompile",
         )
-        for key, value in self.metadata.items():
-            text = value if isinstance(value, str) else json.dumps(value)
-            model.metadata_props.append(onnx.StringStringEntryProto(key=key, value=text))
         return model
 
     def _name_outputs(self) -> None:

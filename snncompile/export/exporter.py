@@ -1,0 +1,191 @@
+"""Exports a program as an ONNX file: writes it, checks it, compares it with torch, puts it in place."""
+
+import hashlib
+import json
+import os
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from onnx import shape_inference
+from torch import Tensor, fx
+
+from snncompile.errors import ExportError, InputError
+from snncompile.export.agreement import Comparison, probes, thresholds
+from snncompile.export.dimensions import Batch, Dimensions
+from snncompile.export.draft import IR_VERSIONS, Draft
+from snncompile.export.emitter import Emitter
+from snncompile.export.exactness import LARGEST_INPUT, exactness
+from snncompile.export.graph import GraphWriter, Names
+from snncompile.export.neurons import FunctionLibrary
+from snncompile.export.reference import example_call, run
+from snncompile.export.report import ExportReport, Form
+from snncompile.export.sequence_form import write_sequence
+from snncompile.export.step_form import write_step
+from snncompile.ir.program import Program
+
+CHECKED_STEPS = 4
+CHECKED_BATCH = 2
+"""How many steps and samples the comparison with torch runs, if the caller gives no inputs."""
+
+_FORMS = {"step": write_step, "sequence": write_sequence}
+
+
+def export_program(  # noqa: PLR0913
+    program: Program,
+    path: str | os.PathLike[str],
+    *,
+    form: Form = "sequence",
+    batch: Literal["dynamic"] | int = "dynamic",
+    opset: int = 18,
+    check: tuple[Tensor, ...] | None = None,
+) -> ExportReport:
+    """Write a program as an ONNX file that any runtime of the opset's time loads.
+
+    Neurons are local functions of the domain "snn", weights are float32, the batch and the number
+    of steps may differ from run to run, and every state is an input and an output.
+
+    Args:
+        program: The program; its layers in eval mode, its nodes with ``meta["val"]``.
+        path: The file; it appears whole or not at all.
+        form: "sequence" takes and returns what the model does; "step" is one time step.
+        batch: "dynamic", or the batch size that the file declares.
+        opset: The version of the ONNX operators, 17 to 23.
+        check: The tensors of a call to compare on; random ones by default.
+
+    Returns:
+        What was written, and how exactly it agrees with torch.
+
+    Raises:
+        ExportError: A layer has no ONNX recipe or trains, the file cannot be written, or
+            onnxruntime disagrees with torch by more than rounding.
+        InputError: The form, the batch, the opset or the directory does not exist.
+    """
+    target = Path(path)
+    _check_arguments(target, form, batch, opset)
+    known, reason = exactness(program)
+    draft, model = _written(program, form, batch, opset)
+    metadata = {"exactness": known, "exactness_reason": reason, "form": form}
+    _describe(model, {**_about(program, draft, form), **metadata})
+    _check_model(model)
+    found = thresholds(program)
+    probed_draft, probed = _written(program, form, "dynamic", opset, probes(found))
+    call = check if check is not None else _example(program, batch)
+    reference = run(program, call, probes(found))
+    data = model.SerializeToString()
+    comparison = Comparison(program, reference, form)
+    agreement = comparison.check(call, probed_draft, probed.SerializeToString(), data)
+    write_atomically(target, data)
+    names = tuple(function.name for function in model.functions)
+    nodes = len(model.graph.node)
+    return ExportReport(target, len(data), form, opset, nodes, names, known, reason, agreement)
+
+
+def _check_arguments(path: Path, form: str, batch: object, opset: int) -> None:
+    if form not in _FORMS:
+        raise InputError(f"export: form is {form!r}; use one of {', '.join(_FORMS)}")
+    if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
+        raise InputError(f"export: batch is {batch!r}; use 'dynamic' or a positive number")
+    if opset not in IR_VERSIONS:
+        raise InputError(f"export: opset is {opset}; use {min(IR_VERSIONS)} to {max(IR_VERSIONS)}")
+    if not path.parent.is_dir():
+        raise InputError(f"export: the directory {path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise InputError(f"export: {path} is a directory; name a file in it")
+
+
+def _written(
+    program: Program, form: Form, batch: Batch, opset: int, watch: tuple[fx.Node, ...] = ()
+) -> tuple[Draft, onnx.ModelProto]:
+    functions = FunctionLibrary(opset)
+    emitter = Emitter(program, functions)
+    dimensions = Dimensions.of(program, batch)
+    draft = _FORMS[form](emitter, GraphWriter(opset, Names()), dimensions, watch)
+    return draft, draft.model(functions, type(program.root).__name__)
+
+
+def _example(program: Program, batch: Batch) -> tuple[Tensor, ...]:
+    return example_call(program, batch if isinstance(batch, int) else CHECKED_BATCH, CHECKED_STEPS)
+
+
+def _about(program: Program, draft: Draft, form: Form) -> dict[str, object]:
+    """What the file says about itself, apart from its exactness."""
+    pairs = zip(program.states, draft.states, strict=True)
+    states = [
+        {
+            "input": before,
+            "output": after,
+            "label": state.label,
+            "initial": state.initial if isinstance(state.initial, float | int) else "computed",
+        }
+        for state, (before, after) in pairs
+    ]
+    reductions = {spec.name: spec.reduce for spec in program.outputs}
+    return {
+        "snncompile": version("snncompile"),
+        "states": states,
+        "time": program.time if program.time is not None else "any",
+        "weights_sha256": _fingerprint(program),
+        "exact_for": f"inputs that are integers up to {LARGEST_INPUT} in magnitude",
+        **({"reduce": reductions} if form == "step" else {}),
+    }
+
+
+def _fingerprint(program: Program) -> str:
+    """SHA-256 over the names and the bytes of parameters, buffers and constants."""
+    digest = hashlib.sha256()
+    for name, value in sorted([*program.root.state_dict().items(), *program.constants.items()]):
+        if isinstance(value, Tensor):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _describe(model: onnx.ModelProto, metadata: dict[str, object]) -> None:
+    onnx.helper.set_model_props(model, {k: _text(v) for k, v in metadata.items()})
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _check_model(model: onnx.ModelProto) -> None:
+    """ONNX's own checks, with shapes.
+
+    Raises:
+        ExportError: They found a fault of the exporter.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"export: the ONNX checker refuses the graph ({reason}); please report this as a fault "
+            "of the exporter"
+        ) from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
+    temporary: str | None = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise ExportError(
+            f"export: {path} cannot be written ({error.strerror}); choose another place"
+        ) from error
