@@ -173,7 +173,9 @@ def relu6(graph: GraphWriter, value: Value) -> str:
     return clamp(graph, value, 0.0, 6.0)
 
 
-def hardtanh(graph: GraphWriter, value: Value, min_val: Number = -1.0, max_val: Number = 1.0) -> str:
+def hardtanh(
+    graph: GraphWriter, value: Value, min_val: Number = -1.0, max_val: Number = 1.0
+) -> str:
     """The value, clamped."""
     return clamp(graph, value, min_val, max_val)
 

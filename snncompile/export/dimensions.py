@@ -52,7 +52,9 @@ class Dimensions:
         for size in like.shape:
             if isinstance(size, SymInt):
                 expression = size.node.expr
-                chosen = {s: batch if str(s) in self.symbols else steps for s in expression.free_symbols}
+                chosen = {
+                    s: batch if str(s) in self.symbols else steps for s in expression.free_symbols
+                }
                 sizes.append(int(expression.subs(chosen)))
             else:
                 sizes.append(int(size))

@@ -122,7 +122,9 @@ def _stored(graph: GraphWriter, arguments: Any, node: fx.Node) -> Any:  # noqa: 
 
 
 def _as_value(graph: GraphWriter, item: Any) -> Any:  # noqa: ANN401
-    return Value(graph.weight(item.name, item.data), item.data) if isinstance(item, Weight) else item
+    return (
+        Value(graph.weight(item.name, item.data), item.data) if isinstance(item, Weight) else item
+    )
 
 
 def _typed(result: str | tuple[str, ...], node: fx.Node) -> Written:

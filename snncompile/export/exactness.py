@@ -122,7 +122,9 @@ class _Analysis:
             return _elementwise(node)
         if node.target is operator.getitem and isinstance(grids[0], tuple):
             return grids[0][node.args[1]]  # type: ignore[index]
-        numbers = [grid_of(torch.tensor(float(a))) for a in node.args if isinstance(a, (int, float))]
+        numbers = [
+            grid_of(torch.tensor(float(a))) for a in node.args if isinstance(a, (int, float))
+        ]
         scalars = numbers if node.target in _PAIRS else []
         return rule([*grids, *scalars])
 
@@ -153,7 +155,9 @@ def _neuron(node: fx.Node) -> tuple[Known, ...]:
     amplitude: Any = node.kwargs.get("gain", 1.0)
     if node.target is integer_lif:
         amplitude = node.kwargs["levels"]
-    spikes = grid_of(torch.tensor(float(amplitude))) if isinstance(amplitude, (int, float)) else None
+    spikes = (
+        grid_of(torch.tensor(float(amplitude))) if isinstance(amplitude, (int, float)) else None
+    )
     return (spikes, *states)
 
 

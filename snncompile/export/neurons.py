@@ -188,7 +188,9 @@ def _is_fixed(function: Callable[..., Any], parameter: str, value: object) -> bo
 
 
 def _words(path: tuple[Any, ...], parameters: list[str]) -> list[str]:
-    words = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", "")))) for key in path]
+    words = [
+        str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", "")))) for key in path
+    ]
     if words[0] == "1":
         return words[1:]
     index = int(words[1])

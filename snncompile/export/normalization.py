@@ -97,7 +97,9 @@ def group_norm(
 ) -> str:  # fmt: skip
     """Every group normalized by ONNX's InstanceNormalization, then scaled a channel."""
     groups = graph.op("Reshape", value.name, graph.ints(0, num_groups, -1))
-    scale, offset = (graph.constant(torch.full((num_groups,), v), torch.float32) for v in (1.0, 0.0))
+    scale, offset = (
+        graph.constant(torch.full((num_groups,), v), torch.float32) for v in (1.0, 0.0)
+    )
     normal = graph.op("InstanceNormalization", groups, scale, offset, epsilon=eps)
     result = graph.op("Reshape", normal, graph.op("Shape", value.name))
     shape = graph.ints(-1, *(1,) * (value.tensor.dim() - 2))

@@ -27,7 +27,9 @@ def _each(setting: Sizes, count: int) -> list[int]:
     return values * count if len(values) == 1 else values
 
 
-def _check_ceil(inputs: list[int], window: list[int], stride: list[int], padding: list[int]) -> None:
+def _check_ceil(
+    inputs: list[int], window: list[int], stride: list[int], padding: list[int]
+) -> None:
     rests = [
         (size + 2 * pad - reach) % step
         for size, reach, step, pad in zip(inputs, window, stride, padding, strict=True)
@@ -103,7 +105,9 @@ def interpolate(
     count = value.tensor.dim() - 2
     inputs = _spatial(value, count)
     if size is None:
-        factors = scale_factor if isinstance(scale_factor, Sequence) else [scale_factor or 1] * count
+        factors = (
+            scale_factor if isinstance(scale_factor, Sequence) else [scale_factor or 1] * count
+        )
     else:
         factors = [out / whole for out, whole in zip(_each(size, count), inputs, strict=True)]
     if mode != "nearest" or any(factor != int(factor) for factor in factors):

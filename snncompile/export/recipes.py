@@ -66,7 +66,9 @@ def recipe_of_call(node: fx.Node) -> Recipe:
     return found
 
 
-def apply(recipe: Recipe, graph: GraphWriter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
+def apply(
+    recipe: Recipe, graph: GraphWriter, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Result:
     """Run a recipe.
 
     Raises:
@@ -75,7 +77,9 @@ def apply(recipe: Recipe, graph: GraphWriter, args: tuple[Any, ...], kwargs: dic
     try:
         inspect.signature(recipe).bind(graph, *args, **kwargs)
     except TypeError as error:
-        raise ExportError(f"an argument has no ONNX recipe ({error}); leave it at its default") from error
+        raise ExportError(
+            f"an argument has no ONNX recipe ({error}); leave it at its default"
+        ) from error
     return recipe(graph, *args, **kwargs)
 
 

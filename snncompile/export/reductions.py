@@ -55,7 +55,10 @@ def _extreme_of(kind: str, pairwise: str) -> Recipe:
     """torch.max and torch.min: of all, of two tensors, or along a dimension with the place."""
 
     def recipe(
-        graph: GraphWriter, value: Value, dim: int | Value | None = None, keepdim: bool = False  # noqa: FBT001, FBT002
+        graph: GraphWriter,
+        value: Value,
+        dim: int | Value | None = None,
+        keepdim: bool = False,  # noqa: FBT001, FBT002
     ) -> str | tuple[str, ...]:
         if isinstance(dim, Value):
             return graph.op(pairwise, value.name, dim.name)
@@ -69,7 +72,10 @@ def _extreme_of(kind: str, pairwise: str) -> Recipe:
 
 def _position(kind: str) -> Recipe:
     def recipe(
-        graph: GraphWriter, value: Value, dim: int | None = None, keepdim: bool = False  # noqa: FBT001, FBT002
+        graph: GraphWriter,
+        value: Value,
+        dim: int | None = None,
+        keepdim: bool = False,  # noqa: FBT001, FBT002
     ) -> str:
         if dim is None:
             raise ExportError("the position in a flattened tensor has no recipe; give dim")
@@ -79,7 +85,9 @@ def _position(kind: str) -> Recipe:
 
 
 def _along(kind: str) -> Recipe:
-    def recipe(graph: GraphWriter, value: Value, dim: int, *rest: object, **settings: object) -> str:
+    def recipe(
+        graph: GraphWriter, value: Value, dim: int, *rest: object, **settings: object
+    ) -> str:
         if settings.get("dtype") is not None:
             raise ExportError("a dtype here has no recipe; cast before")
         return graph.op(kind, value.name, axis=dim)

@@ -91,7 +91,9 @@ def run(program: Program, call: Sequence[Tensor], watch: Iterable[fx.Node]) -> R
         initial = _initial(program, computed, fed[0])
         made = sum(isinstance(state.initial, str) for state in program.states)
         outputs, states, watched = _loop(program, fed, initial, list(watch))
-        reduced = [_reduce(o, s) for o, s in zip(program.outputs, zip(*outputs, strict=True), strict=True)]
+        reduced = [
+            _reduce(o, s) for o, s in zip(program.outputs, zip(*outputs, strict=True), strict=True)
+        ]
         results: Any = reduced
         if program.epilogue is not None:
             epilogue = StepInterpreter(program, program.epilogue)

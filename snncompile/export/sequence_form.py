@@ -64,7 +64,11 @@ class _StepsWriter:
     """Writes the components of the step, one after the other."""
 
     def __init__(
-        self, timeline: Timeline, dimensions: Dimensions, before: Before, probes: tuple[fx.Node, ...]
+        self,
+        timeline: Timeline,
+        dimensions: Dimensions,
+        before: Before,
+        probes: tuple[fx.Node, ...],
     ) -> None:
         self.emitter = timeline.emitter
         self.program = timeline.emitter.program

@@ -45,7 +45,9 @@ def write_step(
             env[node] = emitter.write(graph, node, lookup)
     _outputs(emitter, draft, dimensions, env)
     for i, node in enumerate(probes):
-        draft.output(_named(emitter, graph, env, node), dimensions.step(f"probe{i}", node.meta["val"]))
+        draft.output(
+            _named(emitter, graph, env, node), dimensions.step(f"probe{i}", node.meta["val"])
+        )
     return draft
 
 

@@ -17,7 +17,7 @@ from snncompile.export.dimensions import Dimensions
 from snncompile.export.draft import Draft
 from snncompile.export.emitter import Emitter, Written
 from snncompile.export.graph import GraphWriter, Value, identifier
-from snncompile.export.reduction import reduced
+from snncompile.export.over_time import reduced
 from snncompile.export.timeline import Timeline
 from snncompile.ir.program import Input, Program, State, output_of
 
@@ -167,9 +167,7 @@ def _initial(
     return name
 
 
-def write_after(
-    draft: Draft, dimensions: Dimensions, timeline: Timeline, before: Before
-) -> None:
+def write_after(draft: Draft, dimensions: Dimensions, timeline: Timeline, before: Before) -> None:
     """Write the reductions over time, the epilogue, and the model's outputs."""
     program = timeline.emitter.program
     values = [

@@ -64,7 +64,9 @@ def _pads(
 ) -> list[int]:
     """Pads of all dimensions, before then after."""
     if isinstance(padding, str):
-        reach = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, kernel, strict=True)]
+        reach = [
+            d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, kernel, strict=True)
+        ]
         return [total // 2 for total in reach] + [total - total // 2 for total in reach]
     return _each(padding, len(kernel)) * 2
 

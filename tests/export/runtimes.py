@@ -1,0 +1,84 @@
+"""Runs programs in torch and exported files in two ONNX runtimes, for comparison."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, fx, nn
+
+from snncompile.ir.program import Program
+from snncompile.ir.values import StepInterpreter
+from tests.programs import Step
+
+Arrays = dict[str, np.ndarray]
+
+
+def spikes(*shape: int, seed: int = 0) -> Tensor:
+    """Zeros and ones."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, shape, generator=generator).float()
+
+
+def states(program: Program, batch: int) -> list[Tensor]:
+    """Dyadic states of a batch, none of them zero everywhere."""
+    shapes = [[batch if size == "N" else int(size) for size in s.shape] for s in program.states]
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(-8, 8, shape, generator=generator) / 8.0 for shape in shapes]
+
+
+def run_torch(
+    program: Program, x: Sequence[Tensor], initial: Sequence[Tensor]
+) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """Outputs and states of every step; every input is a sequence."""
+    interpreter = StepInterpreter(program)
+    outputs, after, state = [], [], list(initial)
+    with torch.no_grad():
+        for step in range(len(x[0])):
+            made, state = interpreter.run(*(value[step] for value in x), *state)
+            outputs.append(list(made))
+            after.append(list(state))
+    return outputs, after
+
+
+def session(path: Path, *, optimized: bool) -> onnxruntime.InferenceSession:
+    """A session in onnxruntime on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+class File:
+    """An exported file in onnxruntime, optimized or not, or in ONNX's own evaluator."""
+
+    def __init__(self, path: Path, runtime: str = "optimized") -> None:
+        model = onnx.load(path)
+        self.inputs = [value.name for value in model.graph.input]
+        self.outputs = [value.name for value in model.graph.output]
+        self.metadata = {prop.key: prop.value for prop in model.metadata_props}
+        if runtime == "evaluator":
+            self._runner = ReferenceEvaluator(model)
+        else:
+            self._runner = session(path, optimized=runtime == "optimized")
+
+    def __call__(self, *tensors: Tensor) -> list[np.ndarray]:
+        """All outputs, in order."""
+        feed = {n: t.numpy() for n, t in zip(self.inputs, tensors, strict=True)}
+        return list(self._runner.run(None, feed))
+
+
+def of_function(function: nn.Module, *shapes: tuple[int, ...]) -> Program:
+    """A program whose step is a traced module, without states; inputs are [N, *shape]."""
+    traced = fx.symbolic_trace(function)
+    step = Step(traced)
+    places = list(traced.graph.find_nodes(op="placeholder"))
+    copied = {p: step.input(p.name, *s) for p, s in zip(places, shapes, strict=True)}
+    result = step.graph.graph_copy(traced.graph, copied)
+    outputs = result if isinstance(result, (tuple, list)) else (result,)
+    return step.program(*outputs)
