@@ -218,21 +218,17 @@ def _time_first(
     program: Program, values: Iterable[Tensor]
 ) -> tuple[tuple[Tensor, ...], int]:
     """Sequences with time as their first axis and `program.time` steps, and the number of steps."""
-    inputs: list[Tensor] = []
-    lengths: dict[str, int] = {}
-    for spec, value in zip(program.inputs, values, strict=True):
-        if spec.kind == "static":
-            inputs.append(value)
-            continue
-        sequence = value.movedim(spec.axis, 0) if spec.axis else value
-        lengths[spec.name] = sequence.shape[0]
-        inputs.append(sequence if program.time is None else sequence[: program.time])
-    steps = program.time if program.time is not None else min(lengths.values(), default=1)
-    if any(length < steps for length in lengths.values()) or (
-        program.time is None and len(set(lengths.values())) > 1
-    ):
+    inputs = [
+        value.movedim(spec.axis, 0) if spec.kind == "sequence" else value
+        for spec, value in zip(program.inputs, values, strict=True)
+    ]
+    sequences = [spec.kind == "sequence" for spec in program.inputs]
+    lengths = [v.shape[0] for v, timed in zip(inputs, sequences, strict=True) if timed]
+    steps = program.time if program.time is not None else [*lengths, 1][0]
+    if any(n < steps if program.time is not None else n != steps for n in lengths):
         raise InputError(f"the model runs {steps} time steps, but its inputs have {lengths}")
-    return tuple(inputs), steps
+    cut = [v[:steps] if timed else v for v, timed in zip(inputs, sequences, strict=True)]
+    return tuple(cut), steps
 
 
 def _batch(program: Program, inputs: tuple[Tensor, ...]) -> int:

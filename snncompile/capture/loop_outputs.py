@@ -3,10 +3,11 @@
 import operator
 
 import torch
-from torch import fx
+from torch import SymInt, fx
 
 from snncompile.capture.builder import ProgramBuilder
 from snncompile.capture.epilogue import EpilogueWriter
+from snncompile.capture.loop import Read
 from snncompile.capture.rolling import Earlier, Here, Rolled
 from snncompile.capture.trace import Trace
 
@@ -27,11 +28,11 @@ class LoopEpilogue(EpilogueWriter):
 
     def fixed_time(self, trace: Trace) -> int | None:
         """The number of steps, unless it is that of a sequence whose length the model asked for."""
-        reads = list(self.rolled.loop.reads.values())
-        lengths = {int(read.source.meta["val"].shape[read.axis]) for read in reads}
-        asked = any(read.source in trace.measured for read in reads)
-        follows_input = asked and lengths == {self.steps} and not self.needs_count
-        return None if follows_input else self.steps
+        if self.needs_count:
+            return self.steps
+        reads = self.rolled.loop.reads.values()
+        follows = any(_follows(read, self.steps, trace.measured) for read in reads)
+        return None if follows else self.steps
 
     def special(self, node: fx.Node) -> fx.Node | None:
         """Stacks, lists, running sums and last values of the steps."""
@@ -109,6 +110,18 @@ class LoopEpilogue(EpilogueWriter):
                 return None
             node = left
         return None
+
+
+def _follows(read: Read, steps: int, measured: set[fx.Node]) -> bool:
+    """Whether the loop is as long as the axis it reads because Python asked for that length.
+
+    Asking turns a symbolic size into a number; an axis whose size was a number all along says
+    only whether the model looked at its source's shape.
+    """
+    size = read.source.meta["val"].shape[read.axis]
+    if isinstance(size, SymInt):
+        return size.node.maybe_as_int() == steps
+    return size == steps and read.source in measured
 
 
 def _is_zero(initial: fx.Node | float) -> bool:

@@ -25,6 +25,10 @@ __all__ = ["Report", "verify"]
 GRADIENT_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 """Sums in another order: a few hundred roundings of each precision."""
 
+SMALLEST_GRADIENT = 1e-2
+"""Of the largest gradient's norm. What is smaller is mostly rounding: the gradient of a bias in
+front of a training-mode BatchNorm is zero in exact arithmetic."""
+
 OUTPUT_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 SEED = 0
 
@@ -76,7 +80,7 @@ def verify(
         if gradients and keeps == "outputs" and not problems:
             wanted = _gradients(model, expected, leaves, seed)
             found = _gradients(transformed, result, other_leaves, seed)
-            compared = tuple(_compare_gradient(n, wanted[n], found.get(n)) for n in wanted)
+            compared = _compare_gradients(wanted, found)
     layers = () if keeps == "interface" else _compare_neurons(program, neurons, recording, problems)
     rounding = 1e-9 if any(o.tolerance < 1e-9 for o in outputs) else 1e-3
     return Report(keeps, outputs, layers, compared, tuple(problems), rounding)
@@ -159,15 +163,25 @@ def _gradients(
     return dict(zip(names, found, strict=True))
 
 
-def _compare_gradient(name: str, want: Tensor | None, have: Tensor | None) -> GradientComparison:
-    reference = want if want is not None else have
-    if reference is None:
-        return GradientComparison(name, 0.0, 1.0)
-    zero = torch.zeros_like(reference)
-    wanted, found = (zero if g is None else g for g in (want, have))
-    norm = float(wanted.double().norm())
-    error = float((wanted.double() - found.double()).norm()) / max(norm, 1e-30 if norm else 1.0)
-    return GradientComparison(name, error, GRADIENT_TOLERANCE.get(reference.dtype, 1e-2))
+def _compare_gradients(
+    wanted: dict[str, Tensor | None], found: dict[str, Tensor | None]
+) -> tuple[GradientComparison, ...]:
+    """Relative errors; a gradient that is zero but for rounding is held against the largest."""
+    norms = {n: float(g.double().norm()) for n, g in wanted.items() if g is not None}
+    floor = SMALLEST_GRADIENT * max(norms.values(), default=0.0)
+    comparisons: list[GradientComparison] = []
+    for name, gradient in wanted.items():
+        other = found.get(name)
+        reference = gradient if gradient is not None else other
+        if reference is None:
+            comparisons.append(GradientComparison(name, 0.0, 1.0))
+            continue
+        want, have = (torch.zeros_like(reference) if g is None else g for g in (gradient, other))
+        difference = float((want.double() - have.double()).norm())
+        error = difference / max(norms.get(name, 0.0), floor) if difference else 0.0
+        tolerance = GRADIENT_TOLERANCE.get(reference.dtype, 1e-2)
+        comparisons.append(GradientComparison(name, error, tolerance))
+    return tuple(comparisons)
 
 
 def _compare_neurons(

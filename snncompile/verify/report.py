@@ -60,7 +60,8 @@ class GradientComparison:
 
     Attributes:
         name: The parameter's name, or "input 0".
-        error: Norm of the difference, relative to the norm of the original's.
+        error: Norm of the difference, relative to the norm of the original's (or to a hundredth
+            of the largest gradient's, where that is larger).
         tolerance: What is accepted.
     """
 

@@ -1,0 +1,54 @@
+"""Networks of the libraries, captured and run: equal to what the libraries compute."""
+
+import pytest
+import torch
+
+from snncompile.module import Transformed
+from snncompile.verify import verify
+from snncompile.verify.report import Report
+from tests.models import CASES, Case
+
+OTHER = {"steps": "layers", "layers": "steps"}
+
+
+def compare(case: Case, schedule: str | int, **options: object) -> Report:
+    """Verify the captured network under a schedule, captured with one batch, run with another."""
+    dtype = options.get("dtype", torch.float32)
+    model = case.model(train=bool(options.get("train")), dtype=dtype)
+    fast = Transformed(model, (), schedule, None)
+    fast.program_for(case.input(2, dtype))
+    report = verify(model, fast, case.input(dtype=dtype))
+    assert len(fast._compiled) == 1, "another batch size must not need another capture"
+    return report
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_under_its_own_schedule_a_network_is_bit_equal(case: Case, train: bool) -> None:
+    report = compare(case, case.native, train=train)
+
+    assert report.ok, str(report)
+    assert all(output.equal for output in report.outputs), str(report)
+    assert report.moved == 0
+    assert any(0.02 < neuron.rate < 0.98 for neuron in report.neurons), str(report)
+
+
+@pytest.mark.parametrize("schedule", ["other", 2])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_under_another_schedule_spikes_move_only_at_the_threshold(
+    case: Case, schedule: str | int
+) -> None:
+    report = compare(case, OTHER[case.native] if schedule == "other" else schedule, train=True)
+
+    assert report.explained, str(report)
+    if report.moved == 0:
+        assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("schedule", ["steps", "layers"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_in_double_precision_gradients_agree_to_1e_12(case: Case, schedule: str) -> None:
+    report = compare(case, schedule, dtype=torch.float64)
+
+    assert report.ok, str(report)
+    assert max(gradient.error for gradient in report.gradients) <= 1e-12
