@@ -43,3 +43,7 @@ class Chains:
         if key in links and links[key][1] is before:
             links[key] = (links[key][0], after)
             lowering.finish(links[key][0], after)
+
+    def started(self, module: nn.Module) -> dict[str, Tensor]:
+        """The states that a module's chains started with, by key."""
+        return {key: start for key, (start, _) in self._links.get(module, {}).items()}

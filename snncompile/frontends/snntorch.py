@@ -119,9 +119,20 @@ class SnnTorch:
         self._chains.start(module, name, state)
         return state
 
+    def end(self, module: nn.Module, lowering: Lowering) -> None:
+        """After the model ran: its states are what it left in the buffers, a reset included."""
+        for name, state in self._chains.started(module).items():
+            left: Tensor = getattr(module, name)
+            value = left if left.shape == state.shape else torch.zeros_like(state)
+            lowering.finish(state, value)
+
     def stateless(self, module: nn.Module) -> type[nn.Module] | None:
-        """None: snnTorch has no layers that take sequences."""
+        """None: snnTorch has no layers of its own that stand for one of torch."""
         return None
+
+    def takes_sequences(self, module: nn.Module) -> bool:
+        """False: see `stateless`."""
+        return False
 
     def spikes(self, module: nn.Module, output: Any) -> Tensor | None:  # noqa: ANN401
         """The spikes in what a real call returned; the membrane of a StateLeaky without them."""

@@ -60,8 +60,12 @@ class EagerLowering:
         leaves = [pytree.tree_flatten(output)[0] for output in outputs]
         spec = pytree.tree_flatten(outputs[0])[1]
         return pytree.tree_unflatten(
-            [torch.stack(list(values)) for values in zip(*leaves, strict=True)], spec
+            [_stacked(list(values)) for values in zip(*leaves, strict=True)], spec
         )
+
+
+def _stacked(values: list[Any]) -> Any:  # noqa: ANN401
+    return torch.stack(values) if isinstance(values[0], Tensor) else values[0]
 
 
 @contextmanager

@@ -116,6 +116,27 @@ def test_the_lowering_learns_where_a_state_ends(kind: str) -> None:
         assert lowering.held[id(neuron), keys[name]] is getattr(neuron, name)
 
 
+def test_a_reset_after_the_last_call_is_what_the_state_ends_with() -> None:
+    net, lowering = nn.Sequential(hidden("synaptic")), EagerLowering()
+
+    lowered(net[0], lowering)(currents()[-1])
+    utils.reset(net)
+    FRONTEND.end(net[0], lowering)
+
+    assert lowering.held[id(net[0]), "membrane"] is net[0].mem
+    assert not lowering.held[id(net[0]), "current"].any()
+
+
+def test_a_state_of_another_shape_ends_at_zero() -> None:
+    neuron, lowering = hidden("leaky"), EagerLowering()
+
+    lowered(neuron, lowering)(currents()[-1])
+    neuron.mem = torch.zeros(0)
+    FRONTEND.end(neuron, lowering)
+
+    assert torch.equal(lowering.held[id(neuron), "membrane"], torch.zeros(BATCH, WIDTH))
+
+
 def test_states_cannot_be_passed_where_they_are_hidden() -> None:
     with pytest.raises(TypeError, match="init_hidden=True"):
         lowered(hidden("leaky"), EagerLowering())(currents()[0], torch.zeros(BATCH, WIDTH))
