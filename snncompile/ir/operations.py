@@ -88,7 +88,9 @@ def _name(node: fx.Node) -> str | None:
 
 _MORE_ELEMENTWISE = frozenset(
     (
-        "neg", "negative", "pos", "mul", "sub", "add", "div", "floor_divide", "remainder", "absolute",
+        "neg", "negative", "pos", "mul", "sub", "add", "div", "floor_divide", "remainder",
+        "absolute", "abs", "clamp", "relu", "sigmoid", "tanh", "exp", "log", "sqrt", "pow", "round",
+        "floor", "ceil", "sign", "detach",
         "greater", "less", "greater_equal", "less_equal", "gt", "ge", "lt", "le", "eq", "ne",
         "bitwise_and", "bitwise_or", "bitwise_not", "fmax", "fmin", "clip", "trunc", "frac", "sgn",
         "exp2", "expm1", "log2", "log10", "log1p", "tan", "asin", "acos", "atan", "atan2", "sinh",
