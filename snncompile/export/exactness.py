@@ -23,7 +23,7 @@ from snncompile.ir.program import Program, is_neuron, is_spiking, output_of
 
 LARGEST_INPUT = 255
 _EXACT_INTEGERS = 2**24
-_FINEST = 24
+_FINEST = 16
 """The most fractional bits that a grid may have."""
 
 
@@ -266,7 +266,7 @@ _RULES: Mapping[Callable[..., Any] | str, Callable[[Sequence[Known]], Known]] = 
 }  # fmt: skip
 _ROUNDED_ONCE = frozenset(
     (
-        operator.truediv, torch.div, torch.clamp, torch.where, torch.abs, torch.sqrt, torch.round,
+        operator.truediv, torch.div, torch.clamp, torch.where, torch.abs, torch.round,
         torch.floor, torch.ceil, torch.sign, torch.minimum, operator.gt, operator.ge, operator.lt,
         operator.le, operator.eq, operator.ne, operator.and_, operator.or_, operator.invert,
         torch.zeros_like, torch.ones_like, torch.full_like, torch.argmax, torch.max,

@@ -69,11 +69,12 @@ def recipe_of_call(node: fx.Node) -> Recipe:
 def apply(
     recipe: Recipe, graph: GraphWriter, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Result:
-    """Run a recipe.
+    """Run a recipe; whether torch would write in place does not matter to a graph.
 
     Raises:
         ExportError: It does not know one of the arguments.
     """
+    kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
     try:
         inspect.signature(recipe).bind(graph, *args, **kwargs)
     except TypeError as error:
