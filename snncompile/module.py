@@ -30,6 +30,8 @@ class _Compiled:
     runner: Runner
     mode: tuple[bool, ...]
     shapes: tuple[tuple[int | None, ...], ...]
+    batch: tuple[int, int] | None
+    state_dtypes: tuple[torch.dtype, ...]
 
     def fits(self, mode: tuple[bool, ...], spec: pytree.TreeSpec, leaves: list[Any]) -> bool:
         """Whether a call with these leaves is one that the program was captured for."""
@@ -94,11 +96,10 @@ class Transformed(nn.Module):
         leaves, spec = pytree.tree_flatten((args, kwargs))
         return self._run(self._find(args, kwargs, leaves, spec), leaves, None)
 
-    def record(self, *args: Any, **kwargs: Any) -> tuple[Any, Recording]:  # noqa: ANN401
-        """Like a call, but also returns what every neuron received and emitted at every step."""
+    def record(self, recording: Recording, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Like a call; fills `recording` with what every neuron received and emitted."""
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        recording = Recording()
-        return self._run(self._find(args, kwargs, leaves, spec), leaves, recording), recording
+        return self._run(self._find(args, kwargs, leaves, spec), leaves, recording)
 
     def program_for(self, *args: Any, **kwargs: Any) -> Program:  # noqa: ANN401
         """The program that a call with these arguments runs, captured if it has to be."""
@@ -124,7 +125,11 @@ class Transformed(nn.Module):
         self._hidden.clear()
 
     def _find(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: pytree.TreeSpec
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        leaves: list[Any],
+        spec: pytree.TreeSpec,
     ) -> _Compiled:
         if torch.compiler.is_compiling() and self._compiled:
             return self._compiled[-1]
@@ -140,7 +145,10 @@ class Transformed(nn.Module):
     ) -> _Compiled:
         program = capture(self.original, args, kwargs, time_steps=self.time_steps)
         run_passes(program, self.passes)
-        compiled = _Compiled(program, Runner(program, self.schedule), mode, _shapes(program))
+        compiled = _Compiled(
+            program, Runner(program, self.schedule), mode, _shapes(program), _batch(program),
+            tuple(program.placeholder(state.name).meta["val"].dtype for state in program.states),
+        )  # fmt: skip
         self._compiled.append(compiled)
         self._share(program.root)
         if self._weights is not None and program.root is not self.original:
@@ -154,7 +162,7 @@ class Transformed(nn.Module):
         if program.prologue is not None:
             values = compile_graph(program, program.prologue)(program.root, *values)
         inputs, steps = _time_first(program, values[: len(program.inputs)])
-        states, extras = self._initial(program, inputs, values[len(program.inputs) :])
+        states, extras = self._initial(compiled, inputs, values[len(program.inputs) :])
         outputs, final = compiled.runner.run(inputs, states, steps, recording)
         for state, value in zip(program.states, final, strict=True):
             if state.carried:
@@ -164,13 +172,13 @@ class Transformed(nn.Module):
         return pytree.tree_unflatten(list(outputs), program.result)
 
     def _initial(
-        self, program: Program, inputs: tuple[Tensor, ...], computed: tuple[Tensor, ...]
+        self, compiled: _Compiled, inputs: tuple[Tensor, ...], computed: tuple[Tensor, ...]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The states before the first step, and what the prologue hands to the epilogue."""
         waiting = list(computed)
         states: list[Tensor] = []
-        batch = _batch(program, inputs)
-        for state, node in zip(program.states, program.placeholders()[len(inputs) :], strict=True):
+        batch = 1 if compiled.batch is None else inputs[compiled.batch[0]].shape[compiled.batch[1]]
+        for state, seen in zip(compiled.program.states, compiled.state_dtypes, strict=True):
             if isinstance(state.initial, str):
                 states.append(waiting.pop(0))
                 continue
@@ -179,13 +187,13 @@ class Transformed(nn.Module):
             if held is not None and held.shape == shape:
                 states.append(held)
                 continue
-            dtype = _dtype(node.meta["val"], inputs)
+            dtype = _dtype(seen, inputs)
             states.append(torch.full(shape, state.initial, dtype=dtype, device=inputs[0].device))
         return tuple(states), tuple(waiting)
 
     # Being a module ---------------------------------------------------------------------------------
 
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002
+    def train(self, mode: bool = True) -> Self:
         """Set train or eval mode, of the original too."""
         super().train(mode)
         self.original.training = mode
@@ -193,7 +201,7 @@ class Transformed(nn.Module):
             compiled.program.root.training = mode
         return self
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         self._hidden = {label: fn(value) for label, value in self._hidden.items()}
         return self
@@ -214,9 +222,7 @@ class Transformed(nn.Module):
         return f"{type(self.original).__name__}, {names}, schedule={self.schedule!r}"
 
 
-def _time_first(
-    program: Program, values: Iterable[Tensor]
-) -> tuple[tuple[Tensor, ...], int]:
+def _time_first(program: Program, values: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], int]:
     """Sequences with time as their first axis and `program.time` steps, and the number of steps."""
     inputs = [
         value.movedim(spec.axis, 0) if spec.kind == "sequence" else value
@@ -231,18 +237,20 @@ def _time_first(
     return tuple(cut), steps
 
 
-def _batch(program: Program, inputs: tuple[Tensor, ...]) -> int:
-    for spec, node, value in zip(program.inputs, program.placeholders(), inputs, strict=False):
-        for axis, size in enumerate(node.meta["val"].shape):
+def _batch(program: Program) -> tuple[int, int] | None:
+    """Which axis of which input, time first, is the batch."""
+    for i, spec in enumerate(program.inputs):
+        sizes = program.placeholder(spec.name).meta["val"].shape
+        for axis, size in enumerate(sizes):
             if not isinstance(size, int):
-                return value.shape[axis + (spec.kind == "sequence")]
-    return 1
+                return i, axis + (spec.kind == "sequence")
+    return None
 
 
-def _dtype(state: Tensor, inputs: tuple[Tensor, ...]) -> torch.dtype:
+def _dtype(seen: torch.dtype, inputs: tuple[Tensor, ...]) -> torch.dtype:
     """A state has the inputs' precision, so that ``.double()`` after the capture is seen."""
     floating = [value.dtype for value in inputs if value.is_floating_point()]
-    return floating[0] if state.is_floating_point() and floating else state.dtype
+    return floating[0] if seen.is_floating_point and floating else seen
 
 
 def _shapes(program: Program) -> tuple[tuple[int | None, ...], ...]:

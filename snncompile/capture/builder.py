@@ -41,6 +41,7 @@ class ProgramBuilder:
         self.step = fx.Graph()
         self.time: int | None = None
         self.multi_step = False
+        self.caller_loops = False
         self.whole: set[str] = set()
         self.notes: list[str] = []
         self._inputs: dict[tuple[fx.Node, str, int], fx.Node] = {}
@@ -177,6 +178,7 @@ class ProgramBuilder:
             epilogue=after,
             time=self.time,
             multi_step=self.multi_step,
+            caller_loops=self.caller_loops,
             whole=frozenset(self.whole),
             single_step=self.trace.single_step,
             constants=self.trace.constants,

@@ -27,6 +27,7 @@ def one_step(model: nn.Module, trace: Trace, *, time_steps: int | None, sequence
     writer = _Writer(builder, sequence=sequence)
     writer.write()
     repeated = time_steps is not None or sequence
+    builder.caller_loops = repeated
     builder.time = time_steps if not sequence else None
     if not repeated:
         builder.time = 1

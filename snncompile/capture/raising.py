@@ -192,7 +192,6 @@ def _replace(program: Program, state: fx.Node, neuron: _Neuron) -> None:
         "threshold": neuron.threshold,
         "reset": neuron.reset,
         "surrogate": Surrogate("function", parameters, function),  # type: ignore[arg-type]
-        "strict": True,
     }
     graph = program.step
     later = max(neuron.charged, neuron.spikes, key=list(graph.nodes).index)

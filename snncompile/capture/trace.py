@@ -14,8 +14,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
+from snncompile.capture.attributes import attributes_restored
 from snncompile.capture.buffers import buffers_to_stacks
-from snncompile.capture.functions import functions_recorded
+from snncompile.capture.functions import functions_intercepted, recorded_whole
 from snncompile.capture.lowering import LoweringRecorder
 from snncompile.capture.recorder import RecordedState
 from snncompile.errors import CaptureError, SnncompileError
@@ -88,7 +89,7 @@ def record(
     for i, node in zip(tensors, inputs, strict=True):
         leaves[i] = node.meta["val"]
     fake_args, fake_kwargs = pytree.tree_unflatten(leaves, spec)
-    with _untouched(model), _active(model, recorder, mode):
+    with attributes_restored(model), _active(model, recorder, mode):
         try:
             result = model(*fake_args, **fake_kwargs)
         except SnncompileError:
@@ -139,28 +140,6 @@ def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
             yield unique
 
 
-# Leaving the model as it was ---------------------------------------------------------------------
-
-
-@contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Restore every attribute of every module: a forward may store what it computed."""
-    saved: list[tuple[dict[str, Any], dict[str, Any], list[tuple[Any, Any]]]] = []
-    for module in model.modules():
-        held = vars(module)
-        containers = [(v, v.copy()) for v in held.values() if type(v) in {dict, list}]
-        saved.append((held, held.copy(), containers))
-    try:
-        yield
-    finally:
-        for held, attributes, containers in saved:
-            held.clear()
-            held.update(attributes)
-            for container, content in containers:
-                container.clear()
-                (container.update if isinstance(container, dict) else container.extend)(content)
-
-
 # Running on fakes --------------------------------------------------------------------------------
 
 
@@ -181,7 +160,7 @@ def _active(model: nn.Module, recorder: LoweringRecorder, mode: FakeTensorMode) 
         stack.enter_context(mode)
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_modules_recorded(recorder))
-        stack.enter_context(functions_recorded(recorder))
+        stack.enter_context(functions_intercepted(recorded_whole(recorder)))
         stack.enter_context(recorder)
         yield
 
@@ -242,7 +221,7 @@ def _call(
             result = recorder.call_module(module, args, kwargs, run)
             recorder.whole.add(recorder.node(result).name)
             return result
-    if _is_layer(module):
+    if _is_layer(module) and recorder.names.get(id(module)) != "":
         return recorder.call_module(module, args, kwargs, run)
     with recorder.inside(module):
         return run()

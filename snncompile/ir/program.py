@@ -90,6 +90,7 @@ class Program:
         result: Structure of what the model returns.
         time: The number of steps when the model fixes it, else None: the sequence's length.
         multi_step: The model itself ran layer by layer over whole sequences.
+        caller_loops: The model is one time step; its caller ran it once a step.
         whole: Names of call_module nodes that read the whole sequence at once: a BatchNorm whose
             training statistics run over T * N, a parallel neuron.
         single_step: For modules whose own forward takes whole sequences, by target: the torch.nn
@@ -109,6 +110,7 @@ class Program:
     epilogue: fx.Graph | None = None
     time: int | None = None
     multi_step: bool = False
+    caller_loops: bool = False
     whole: frozenset[str] = frozenset()
     single_step: dict[str, type[nn.Module]] = field(default_factory=dict[str, type[nn.Module]])
     constants: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -125,6 +127,10 @@ class Program:
     def placeholders(self) -> list[fx.Node]:
         """The step's placeholders: inputs, then states."""
         return list(self.step.find_nodes(op="placeholder"))
+
+    def placeholder(self, name: str) -> fx.Node:
+        """The placeholder of an input or a state."""
+        return next(node for node in self.placeholders() if node.name == name)
 
     def next_states(self) -> dict[str, fx.Node]:
         """For every state, by placeholder name, the node that computes its next value."""

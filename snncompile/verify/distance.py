@@ -43,7 +43,8 @@ def distances(program: Program, node: fx.Node, inputs: tuple[Tensor, ...]) -> Te
     steps: list[Tensor] = []
     for values in zip(*(value.unbind(0) for value in inputs), strict=True):
         tap = type("Tap", (_Tap,), {"seen": []})
-        node.target(*values, **known, surrogate=Surrogate("function", (), tap))  # type: ignore[operator, misc]
+        with torch.no_grad():
+            node.target(*values, **known, surrogate=Surrogate("function", (), tap))  # type: ignore[operator, misc]
         steps.append(tap.seen[-1])
     return torch.stack(steps)
 

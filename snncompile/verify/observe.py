@@ -1,67 +1,98 @@
-"""Watches the neurons of a user's model while it runs, through forward hooks."""
+"""Watches the neurons of a user's model while it runs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from snncompile.capture.functions import functions_intercepted
 from snncompile.frontends import frontend_of
+from snncompile.ir.program import Program, is_spiking, origin
 
 
 @dataclass
 class Observed:
-    """What one neuron module did.
+    """What the neurons of a model did, call by call.
 
     Attributes:
-        spikes: Its output at every call: of one step, or of a whole sequence.
-        membrane: Its membrane after the last call, if the library keeps one.
+        modules: By module name: the outputs of a library's neuron.
+        functions: By class: the outputs of a user's own torch.autograd.Function.
     """
 
-    spikes: list[Tensor] = field(default_factory=list[Tensor])
-    membrane: Tensor | None = None
+    modules: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
+    functions: dict[object, list[Tensor]] = field(default_factory=dict[object, list[Tensor]])
 
-    def steps(self, calls: int, position: int, *, multi_step: bool) -> Tensor:
-        """The output of every step, [T, N, ...].
+    def of(self, node: fx.Node) -> list[Tensor]:
+        """The outputs of all neurons that share a node's module or Function."""
+        module = self.modules.get(origin(node))
+        return module if module is not None else self.functions.get(function_of(node), [])
 
-        Args:
-            calls: How often the module is called in one step.
-            position: Which of those calls.
-            multi_step: One call covers all steps.
-        """
-        mine = self.spikes[position::calls]
-        return mine[0] if multi_step else torch.stack(mine)
+
+def function_of(node: fx.Node) -> object | None:
+    """The user's autograd.Function that a neuron fires through, if it is one."""
+    surrogate = node.kwargs.get("surrogate")
+    return getattr(surrogate, "function", None)
+
+
+def watched(program: Program) -> list[fx.Node]:
+    """The neurons of a program whose outputs a model's own neurons can be compared with."""
+    return [n for n in program.neurons() if is_spiking(n) or _name(n) == "integrator"]
+
+
+def _name(node: fx.Node) -> str:
+    return getattr(node.target, "__name__", "")
 
 
 @contextmanager
-def observed(model: nn.Module) -> Iterator[dict[str, Observed]]:
-    """Record every covered neuron of the model, by module name, while the context lasts."""
-    found: dict[str, Observed] = {}
-    handles = [
-        module.register_forward_hook(_hook(found.setdefault(name, Observed())))
-        for name, module in model.named_modules()
-        if (frontend := frontend_of(module)) is not None and frontend.covers(module)
-    ]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+def observed(model: nn.Module) -> Iterator[Observed]:
+    """Record what every neuron of the model emits while the context lasts."""
+    seen = Observed()
+
+    def applied(original: Callable[..., Any], cls: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
+        result = original(cls, *args, **kwargs)
+        if isinstance(result, Tensor):
+            seen.functions.setdefault(cls, []).append(result.detach())
+        return result
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            frontend = frontend_of(module)
+            if frontend is not None and frontend.covers(module):
+                hook = _hook(seen.modules.setdefault(name, []))
+                stack.callback(module.register_forward_hook(hook).remove)
+        stack.enter_context(functions_intercepted(applied))
+        yield seen
 
 
-def _hook(seen: Observed) -> Any:  # noqa: ANN401
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401, ARG001
+def _hook(outputs: list[Tensor]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
         frontend = frontend_of(module)
-        assert frontend is not None
-        spikes = frontend.spikes(module, output)
+        spikes = frontend.spikes(module, output) if frontend else None
         if spikes is not None:
-            seen.spikes.append(spikes.detach())
-            membrane = frontend.membrane(module, output)
-            seen.membrane = None if membrane is None else membrane.detach()
+            outputs.append(spikes.detach())
 
     return hook
+
+
+def over_time(program: Program, seen: Observed) -> dict[str, Tensor]:
+    """The outputs of every neuron node that the model ran as well, each [T, N, ...].
+
+    A module or Function that is used several times in a step has emitted its outputs in that
+    order in every step.
+    """
+    shared: dict[int, list[fx.Node]] = {}
+    for node in watched(program):
+        shared.setdefault(id(seen.of(node)), []).append(node)
+    found: dict[str, Tensor] = {}
+    for nodes in shared.values():
+        for position, node in enumerate(nodes):
+            mine = seen.of(node)[position :: len(nodes)]
+            if mine:
+                found[node.name] = mine[0] if program.multi_step else torch.stack(mine)
+    return found
 
 
 def reset(model: nn.Module) -> None:

@@ -103,7 +103,7 @@ class Report:
 
     @property
     def first_divergence(self) -> NeuronComparison | None:
-        """The neuron layer whose spikes differ at the earliest step; the first in order of those."""
+        """The neuron layer whose spikes differ at the earliest step; of several the first."""
         diverged = [neuron for neuron in self.neurons if neuron.first is not None]
         return min(diverged, key=lambda neuron: (neuron.first or (0,))[0], default=None)
 
@@ -170,4 +170,6 @@ def _output_line(output: OutputComparison) -> str:
 def _neuron_line(neuron: NeuronComparison) -> str:
     moved = "all equal" if neuron.moved == 0 else f"{neuron.moved} moved"
     membrane = "" if neuron.membrane is None else f", membranes within {neuron.membrane:.3g}"
-    return f"neuron {neuron.name}: {neuron.spikes} spikes at rate {neuron.rate:.3f}, {moved}{membrane}"
+    return (
+        f"neuron {neuron.name}: {neuron.spikes} spikes at rate {neuron.rate:.3f}, {moved}{membrane}"
+    )
