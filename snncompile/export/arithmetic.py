@@ -120,7 +120,7 @@ def unary(kind: str) -> Recipe:
     return recipe
 
 
-def identity(graph: GraphWriter, value: Value) -> str:  # noqa: ARG001
+def identity(graph: GraphWriter, value: Value) -> str:
     """The value itself: no node."""
     return value.name
 

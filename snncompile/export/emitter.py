@@ -17,7 +17,7 @@ from snncompile.export.recipes import LAYS_OUT_WEIGHTS, apply, recipe_of_call, r
 from snncompile.export.synapses import Weight
 from snncompile.export.tracing import is_function
 from snncompile.ir.names import place
-from snncompile.ir.operations import is_pure
+from snncompile.ir.operations import is_part, is_pure
 from snncompile.ir.program import Program, is_neuron, origin
 from snncompile.ir.surrogates import fire
 from snncompile.ir.values import StepInterpreter
@@ -104,14 +104,9 @@ class Emitter:
             return apply(recipe, graph, (str(node.target), module, *args), kwargs)
         if is_neuron(node) or node.target is fire or is_function(node.target):
             return self.functions.call(graph, node, args, kwargs)
-        if node.target is not getattr and _takes_item(args):
-            return args[0][args[1]].name
+        if is_part(node):
+            return str(args[0][args[1]].name)
         return apply(recipe_of_call(node), graph, args, kwargs)
-
-
-def _takes_item(args: tuple[Any, ...]) -> bool:
-    pair = len(args) == 2  # noqa: PLR2004
-    return pair and type(args[0]) is tuple and isinstance(args[1], int)
 
 
 def _stored(graph: GraphWriter, arguments: Any, node: fx.Node) -> Any:  # noqa: ANN401

@@ -173,7 +173,7 @@ def _synapse(module: Any, grid: Known) -> Grid:  # noqa: ANN401
     if grid is None or lattice is None:
         what = "its inputs" if grid is None else "its weights"
         raise _InexactError(f"adds up products, and {what} are not on a dyadic grid")
-    out = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0  # noqa: SLF001
+    out = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
     sums = weight.detach().abs().transpose(0, out).flatten(1).sum(1).max()
     bound = float(sums) * grid.bound + (0.0 if bias is None else float(bias.detach().abs().max()))
     return _checked(Grid(grid.bits + lattice.bits, bound))
@@ -201,21 +201,21 @@ def _average(module: Any, grid: Known) -> Grid:  # noqa: ANN401
     return _checked(Grid(grid.bits + bits, grid.bound))
 
 
-def _same(module: nn.Module, grid: Known) -> Known:  # noqa: ARG001
+def _same(module: nn.Module, grid: Known) -> Known:
     return grid
 
 
 _LAYERS: Mapping[type[nn.Module], Callable[[Any, Known], Known]] = {
     nn.Linear: _synapse,
-    nn.modules.conv._ConvNd: _synapse,  # noqa: SLF001
-    nn.modules.batchnorm._BatchNorm: _batch_norm,  # noqa: SLF001
+    nn.modules.conv._ConvNd: _synapse,
+    nn.modules.batchnorm._BatchNorm: _batch_norm,
     nn.AvgPool1d: _average,
     nn.AvgPool2d: _average,
     nn.AvgPool3d: _average,
     **dict.fromkeys(
         (
             nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
-            nn.Flatten, nn.ReLU, nn.Identity, nn.modules.dropout._DropoutNd, nn.Upsample,  # noqa: SLF001
+            nn.Flatten, nn.ReLU, nn.Identity, nn.modules.dropout._DropoutNd, nn.Upsample,
         ),
         _same,
     ),

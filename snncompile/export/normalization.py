@@ -14,7 +14,16 @@ from torch.nn import functional
 
 from snncompile.errors import ExportError
 from snncompile.export.arithmetic import (
-    Recipe, clamp, elu, gelu, identity, leaky_relu, relu6, silu, softplus, unary,
+    Recipe,
+    clamp,
+    elu,
+    gelu,
+    identity,
+    leaky_relu,
+    relu6,
+    silu,
+    softplus,
+    unary,
 )  # fmt: skip
 from snncompile.export.graph import GraphWriter, Value
 from snncompile.export.shapes import flatten
@@ -25,8 +34,8 @@ _TRAINING = "trains; call eval() on the model and capture it again"
 
 def batch_norm(  # noqa: PLR0913
     graph: GraphWriter, value: Value, running_mean: Value | None, running_var: Value | None,
-    weight: Value | None = None, bias: Value | None = None, training: bool = False,  # noqa: FBT001, FBT002
-    momentum: float = 0.1, eps: float = 1e-5,  # noqa: ARG001
+    weight: Value | None = None, bias: Value | None = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
 ) -> str:  # fmt: skip
     """The scale and the offset, in this order."""
     if training or running_mean is None or running_var is None:
@@ -64,7 +73,7 @@ def _known(value: Value | None) -> Tensor | None:
 
 def batch_norm_layer(
     graph: GraphWriter, prefix: str, module: nn.modules.batchnorm._BatchNorm, value: Value
-) -> str:  # noqa: SLF001
+) -> str:
     """nn.BatchNorm1d, 2d, 3d in eval mode."""
     names = ("running_mean", "running_var", "weight", "bias")
     found = [getattr(module, name) for name in names]
@@ -120,21 +129,21 @@ def _affine(prefix: str, module: nn.LayerNorm | nn.GroupNorm) -> list[Weight | N
     return [None if t is None else Weight(f"{prefix}.{n}", t) for n, t in pairs]
 
 
-def dropout(graph: GraphWriter, value: Value, p: float = 0.5, training: bool = True) -> str:  # noqa: ARG001, FBT001, FBT002
+def dropout(graph: GraphWriter, value: Value, p: float = 0.5, training: bool = True) -> str:
     """Nothing, in eval mode."""
     if training and p > 0:
         raise ExportError(f"the dropout {_TRAINING}")
     return value.name
 
 
-def _dropout_layer(graph: GraphWriter, prefix: str, module: nn.Dropout, value: Value) -> str:  # noqa: ARG001
+def _dropout_layer(graph: GraphWriter, prefix: str, module: nn.Dropout, value: Value) -> str:
     return dropout(graph, value, module.p, module.training)
 
 
 def _layer(function: Recipe, *settings: str) -> Recipe:
     """A layer that calls a function with its own settings, in order."""
 
-    def recipe(graph: GraphWriter, prefix: str, module: nn.Module, value: Value) -> Any:  # noqa: ANN401, ARG001
+    def recipe(graph: GraphWriter, prefix: str, module: nn.Module, value: Value) -> Any:  # noqa: ANN401
         return function(graph, value, *(getattr(module, name) for name in settings))
 
     return recipe

@@ -26,7 +26,7 @@ def reduced(timeline: Timeline, dimensions: Dimensions, output: Output, node: fx
     """
     sequence, graph = timeline.sequence_of(node), timeline.graph
     graph.scope = output.name
-    like = reduced_like(sequence.tensor, output)
+    like = _like(sequence.tensor, output, timeline.emitter.program.time)
     if output.reduce == "running_sum":
         return Value(_added_up(graph, sequence, dimensions), like)
     return Value(_reduced(graph, sequence, output, timeline.steps), like)
@@ -68,13 +68,11 @@ def _added_up(graph: GraphWriter, sequence: Value, dimensions: Dimensions) -> st
     return graph.op("Scan", zero, sequence.name, body=step, num_scan_inputs=1)
 
 
-def reduced_like(like: Tensor, output: Output) -> Tensor:
-    """The fake tensor of a reduced output; time is a symbol of its own."""
-    if output.reduce != "stack":
+def _like(like: Tensor, output: Output, time: int | None) -> Tensor:
+    """The fake tensor of a reduced output; an open number of steps is a symbol of its own."""
+    if output.reduce != "stack" or not isinstance(like, FakeTensor):
         return like
-    if not isinstance(like, FakeTensor):
-        return like.unsqueeze(output.axis)
-    steps = fake_input(like.fake_mode, torch.zeros(5), (0,)).shape[0]
+    steps = time or fake_input(like.fake_mode, torch.zeros(5), (0,)).shape[0]
     with like.fake_mode:
         sizes = list(like.shape)
         sizes.insert(output.axis % (len(sizes) + 1), steps)

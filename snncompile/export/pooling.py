@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from snncompile.errors import ExportError
@@ -43,7 +43,7 @@ def _check_ceil(
 def _average(count: int) -> Recipe:
     def recipe(
         graph: GraphWriter, value: Value, kernel_size: Sizes, stride: Sizes | None = None,
-        padding: Sizes = 0, ceil_mode: bool = False, count_include_pad: bool = True,  # noqa: FBT001, FBT002
+        padding: Sizes = 0, ceil_mode: bool = False, count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> str:  # fmt: skip
         if divisor_override is not None:
@@ -63,8 +63,8 @@ def _average(count: int) -> Recipe:
 def _maximum(count: int) -> Recipe:
     def recipe(
         graph: GraphWriter, value: Value, kernel_size: Sizes, stride: Sizes | None = None,
-        padding: Sizes = 0, dilation: Sizes = 1, ceil_mode: bool = False,  # noqa: FBT001, FBT002
-        return_indices: bool = False,  # noqa: FBT001, FBT002
+        padding: Sizes = 0, dilation: Sizes = 1, ceil_mode: bool = False,
+        return_indices: bool = False,
     ) -> str:  # fmt: skip
         if return_indices:
             raise ExportError("return_indices has no recipe; pool without indices")
@@ -81,27 +81,11 @@ def _maximum(count: int) -> Recipe:
     return recipe
 
 
-def _adaptive(count: int, kind: str) -> Recipe:
-    def recipe(graph: GraphWriter, value: Value, output_size: int | Sequence[int | None]) -> str:
-        inputs = _spatial(value, count)
-        given = [output_size] * count if isinstance(output_size, int) else list(output_size)
-        wanted = [size or whole for size, whole in zip(given, inputs, strict=True)]
-        if any(whole % size for size, whole in zip(wanted, inputs, strict=True)):
-            raise ExportError(
-                f"an adaptive pool from {tuple(inputs)} to {tuple(wanted)} has windows of several "
-                "sizes; choose sizes that divide the input's"
-            )
-        window = [whole // size for size, whole in zip(wanted, inputs, strict=True)]
-        return graph.op(kind, value.name, kernel_shape=window, strides=window)
-
-    return recipe
-
-
 def interpolate(
     graph: GraphWriter, value: Value, size: Sizes | None = None,
     scale_factor: float | Sequence[float] | None = None, mode: str = "nearest", **other: object,
 ) -> str:  # fmt: skip
-    """Nearest-neighbour resizing by whole factors."""
+    """Nearest-neighbour resizing by whole factors; nothing when they are one."""
     count = value.tensor.dim() - 2
     inputs = _spatial(value, count)
     if size is None:
@@ -112,6 +96,8 @@ def interpolate(
         factors = [out / whole for out, whole in zip(_each(size, count), inputs, strict=True)]
     if mode != "nearest" or any(factor != int(factor) for factor in factors):
         raise ExportError("only nearest-neighbour resizing by whole factors has a recipe")
+    if all(factor == 1 for factor in factors):
+        return value.name
     scales = graph.constant(torch.tensor([1.0, 1.0, *factors]), torch.float32)
     return graph.op(
         "Resize", value.name, "", scales, mode="nearest", nearest_mode="floor",
@@ -119,10 +105,29 @@ def interpolate(
     )  # fmt: skip
 
 
+def _adaptive(count: int, kind: str) -> Recipe:
+    def recipe(graph: GraphWriter, value: Value, output_size: int | Sequence[int | None]) -> str:
+        inputs = _spatial(value, count)
+        given = [output_size] * count if isinstance(output_size, int) else list(output_size)
+        wanted = [size or whole for size, whole in zip(given, inputs, strict=True)]
+        pairs = list(zip(wanted, inputs, strict=True))
+        if all(size % whole == 0 for size, whole in pairs):
+            return interpolate(graph, value, wanted)
+        if any(whole % size for size, whole in pairs):
+            raise ExportError(
+                f"an adaptive pool from {tuple(inputs)} to {tuple(wanted)} has windows of several "
+                "sizes; choose sizes that divide the input's, or multiples of them"
+            )
+        window = [whole // size for size, whole in pairs]
+        return graph.op(kind, value.name, kernel_shape=window, strides=window)
+
+    return recipe
+
+
 def _with(function: Recipe, *settings: str) -> Recipe:
     """A layer that calls a function with its own settings, by keyword."""
 
-    def recipe(graph: GraphWriter, prefix: str, module: nn.Module, value: Value) -> Any:  # noqa: ANN401, ARG001
+    def recipe(graph: GraphWriter, prefix: str, module: nn.Module, value: Value) -> Any:  # noqa: ANN401
         given = {name: getattr(module, name) for name in settings}
         return function(graph, value, **given)
 

@@ -21,7 +21,7 @@ def _axes(value: Value, dim: Dims) -> list[int]:
 
 
 def total(
-    graph: GraphWriter, value: Value, dim: Dims = None, keepdim: bool = False,  # noqa: FBT001, FBT002
+    graph: GraphWriter, value: Value, dim: Dims = None, keepdim: bool = False,
     dtype: torch.dtype | None = None,
 ) -> str:  # fmt: skip
     """A sum; integers and bools add up as int64."""
@@ -31,7 +31,7 @@ def total(
     return graph.reduce("ReduceSum", name, _axes(value, dim), keep=keepdim)
 
 
-def mean(graph: GraphWriter, value: Value, dim: Dims = None, keepdim: bool = False) -> str:  # noqa: FBT001, FBT002
+def mean(graph: GraphWriter, value: Value, dim: Dims = None, keepdim: bool = False) -> str:
     """The sum divided by the count, in this order, as torch does."""
     axes = _axes(value, dim)
     summed = graph.reduce("ReduceSum", value.name, axes, keep=keepdim)
@@ -45,7 +45,7 @@ def mean(graph: GraphWriter, value: Value, dim: Dims = None, keepdim: bool = Fal
 
 
 def _extreme(kind: str) -> Recipe:
-    def recipe(graph: GraphWriter, value: Value, dim: Dims = None, keepdim: bool = False) -> str:  # noqa: FBT001, FBT002
+    def recipe(graph: GraphWriter, value: Value, dim: Dims = None, keepdim: bool = False) -> str:
         return graph.reduce(kind, value.name, _axes(value, dim), keep=keepdim)
 
     return recipe
@@ -58,7 +58,7 @@ def _extreme_of(kind: str, pairwise: str) -> Recipe:
         graph: GraphWriter,
         value: Value,
         dim: int | Value | None = None,
-        keepdim: bool = False,  # noqa: FBT001, FBT002
+        keepdim: bool = False,
     ) -> str | tuple[str, ...]:
         if isinstance(dim, Value):
             return graph.op(pairwise, value.name, dim.name)
@@ -75,7 +75,7 @@ def _position(kind: str) -> Recipe:
         graph: GraphWriter,
         value: Value,
         dim: int | None = None,
-        keepdim: bool = False,  # noqa: FBT001, FBT002
+        keepdim: bool = False,
     ) -> str:
         if dim is None:
             raise ExportError("the position in a flattened tensor has no recipe; give dim")

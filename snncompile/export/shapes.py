@@ -217,7 +217,7 @@ def full_like(
 def _filled(filling: Number) -> Recipe:
     def recipe(
         graph: GraphWriter, *sizes: Size | Sequence[Size], dtype: torch.dtype | None = None,
-        device: object = None,  # noqa: ARG001
+        device: object = None,
     ) -> str:  # fmt: skip
         wanted = graph.constant(filling, dtype or torch.get_default_dtype())
         return graph.op("Expand", wanted, graph.shape(_flat(sizes)))
@@ -227,7 +227,7 @@ def _filled(filling: Number) -> Recipe:
 
 def full(
     graph: GraphWriter, sizes: Sequence[Size], filling: Operand, *,
-    dtype: torch.dtype | None = None, device: object = None,  # noqa: ARG001
+    dtype: torch.dtype | None = None, device: object = None,
 ) -> str:  # fmt: skip
     """A number everywhere, in a given shape."""
     wanted = operand(graph, filling, dtype or torch.get_default_dtype())

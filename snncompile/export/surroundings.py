@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from snncompile.errors import ExportError
@@ -182,9 +181,7 @@ def write_after(draft: Draft, dimensions: Dimensions, timeline: Timeline, before
 
 
 def _epilogue(timeline: Timeline, graph: fx.Graph, values: Sequence[Value]) -> list[Any]:
-    placeholders = graph.find_nodes(op="placeholder")
-    env: dict[fx.Node, Written] = {}
-    for node, value in zip(placeholders, values, strict=False):
-        like = node.meta.get("val")
-        env[node] = Value(value.name, like if isinstance(like, torch.Tensor) else value.like)
+    env: dict[fx.Node, Written] = dict(
+        zip(graph.find_nodes(op="placeholder"), values, strict=False)
+    )
     return _written(timeline.emitter, timeline.graph, graph, env)

@@ -123,12 +123,12 @@ def linear_layer(graph: GraphWriter, prefix: str, module: nn.Linear, value: Valu
 
 def convolution_layer(
     graph: GraphWriter, prefix: str, module: nn.modules.conv._ConvNd, value: Value
-) -> str:  # noqa: SLF001
+) -> str:
     """nn.Conv1d, 2d and 3d; padding that is not zeros is a Pad in front."""
     weight, bias = _required(prefix, module, "weight"), parameter(prefix, module, "bias")
     padding: str | tuple[int, ...] = module.padding
     if module.padding_mode != "zeros":
-        around = list(module._reversed_padding_repeated_twice)  # noqa: SLF001
+        around = list(module._reversed_padding_repeated_twice)
         value = Value(padded(graph, value, around, module.padding_mode), value.like)
         padding = (0,) * len(module.kernel_size)
     return convolution(
@@ -138,7 +138,7 @@ def convolution_layer(
 
 def transposed_convolution_layer(
     graph: GraphWriter, prefix: str, module: nn.modules.conv._ConvTransposeNd, value: Value
-) -> str:  # noqa: SLF001
+) -> str:
     """nn.ConvTranspose1d, 2d and 3d."""
     if isinstance(module.padding, str):
         raise ExportError("padding by name has no recipe here; give numbers")

@@ -67,7 +67,7 @@ class _Context:
     def mark_non_differentiable(self, *tensors: object) -> None:
         """Nothing is differentiated."""
 
-    def set_materialize_grads(self, value: bool) -> None:  # noqa: FBT001
+    def set_materialize_grads(self, value: bool) -> None:
         """Nothing is differentiated."""
 
     @property

@@ -34,7 +34,10 @@ def test_spikes_on_the_threshold_that_rounding_moves_are_counted(
     disturbed(monkeypatch, 1 - 2**-20)
 
     report = export_program(
-        program, tmp_path / "net.onnx", form=form, check=(spikes(20, 64, width),)  # type: ignore[arg-type]
+        program,
+        tmp_path / "net.onnx",
+        form=form,
+        check=(spikes(20, 64, width),),  # type: ignore[arg-type]
     )
 
     assert 0 < report.agreement.moved < report.agreement.spikes / 10
@@ -95,7 +98,9 @@ def test_weights_off_the_grid_are_not_exact_and_the_layer_is_named() -> None:
     known, reason = exactness(of_layer(nn.Linear(4, 4), 4))
 
     assert known == "tolerance"
-    assert reason == "%layer (module layer) adds up products, and its weights are not on a dyadic grid"
+    assert (
+        reason == "%layer (module layer) adds up products, and its weights are not on a dyadic grid"
+    )
 
 
 def test_sums_beyond_24_bits_are_not_exact() -> None:
@@ -175,13 +180,23 @@ def timeless() -> Program:
 @pytest.mark.parametrize(
     ("make", "settings", "error", "message"),
     [
-        (lambda: training(programs.convolutional()), {}, ExportError, r"module norm.*call eval\(\)"),
+        (
+            lambda: training(programs.convolutional()),
+            {},
+            ExportError,
+            r"module norm.*call eval\(\)",
+        ),
         (unsupported, {}, ExportError, "%linalg_inv.*has no ONNX recipe; there are ones for abs"),
         (doubled, {}, ExportError, r"float64.*call float\(\) on the model"),
         (timeless, {}, ExportError, "number of steps is not fixed"),
         (programs.feedforward, {"opset": 16}, InputError, "opset is 16; use 17 to 23"),
         (programs.feedforward, {"opset": 24}, InputError, "opset is 24; use 17 to 23"),
-        (programs.feedforward, {"form": "loop"}, InputError, "form is 'loop'; use one of step, seq"),
+        (
+            programs.feedforward,
+            {"form": "loop"},
+            InputError,
+            "form is 'loop'; use one of step, seq",
+        ),
         (programs.feedforward, {"batch": 0}, InputError, "batch is 0; use 'dynamic'"),
     ],
 )

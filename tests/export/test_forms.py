@@ -35,7 +35,9 @@ PROGRAMS = {
 RUNTIMES = ("plain", "optimized", "evaluator")
 
 
-def feed(program: Program, batch: int = BATCH, steps: int = STEPS) -> tuple[list[Tensor], list[Tensor]]:
+def feed(
+    program: Program, batch: int = BATCH, steps: int = STEPS
+) -> tuple[list[Tensor], list[Tensor]]:
     node = program.placeholders()[0]
     return [spikes(steps, batch, *node.meta["val"].shape[1:])], states(program, batch)
 

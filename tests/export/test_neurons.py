@@ -110,7 +110,9 @@ def definition(function: Any, settings: dict[str, Any], x: Tensor, held: list[Te
 
 
 @pytest.mark.parametrize(
-    ("function", "settings"), CASES, ids=[f"{function.__name__}{i}" for i, (function, _) in enumerate(CASES)]
+    ("function", "settings"),
+    CASES,
+    ids=[f"{function.__name__}{i}" for i, (function, _) in enumerate(CASES)],
 )
 def test_a_neuron_computes_the_bits_of_its_definition_in_both_forms(
     function: Any, settings: dict[str, Any], tmp_path: Path
@@ -142,7 +144,7 @@ def test_every_neuron_of_the_ir_is_covered() -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_membranes_on_the_threshold_fire_unless_the_neuron_is_strict(
-    strict: bool, tmp_path: Path  # noqa: FBT001
+    strict: bool, tmp_path: Path
 ) -> None:
     settings = {"charge": Decay(0.5), "reset": Subtract(), **FIRES, "strict": strict}
     program, _ = program_of(neurons.lif, settings)
@@ -227,11 +229,11 @@ class Branching(torch.autograd.Function):
     """A surrogate that decides by the values of its tensor."""
 
     @staticmethod
-    def forward(ctx: Any, distance: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, distance: Tensor) -> Tensor:
         return distance if distance.sum() > 0 else -distance
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return grads[0]
 
 

@@ -156,6 +156,8 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.MaxPool2d(2, ceil_mode=True), (2, 6, 6)),
     (nn.AdaptiveAvgPool2d(1), (2, 4, 4)),
     (nn.AdaptiveAvgPool2d((2, None)), (2, 4, 4)),
+    (nn.AdaptiveAvgPool2d((3, 6)), (2, 1, 2)),
+    (nn.AdaptiveAvgPool2d(4), (2, 4, 4)),
     (nn.AdaptiveMaxPool2d(2), (2, 4, 4)),
     (nn.Upsample(scale_factor=2), (2, 3, 3)),
     (nn.Flatten(), (2, 3, 3)),
