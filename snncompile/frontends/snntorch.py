@@ -119,6 +119,10 @@ class SnnTorch:
         self._chains.start(module, name, state)
         return state
 
+    def bystanders(self) -> list[nn.Module]:
+        """Modules, of this model or not, that a forward can change: utils.reset clears them all."""
+        return list(SpikingNeuron.instances)
+
     def end(self, module: nn.Module, lowering: Lowering) -> None:
         """After the model ran: its states are what it left in the buffers, a reset included."""
         for name, state in self._chains.started(module).items():

@@ -127,6 +127,16 @@ def test_a_reset_after_the_last_call_is_what_the_state_ends_with() -> None:
     assert not lowering.held[id(net[0]), "current"].any()
 
 
+def test_every_neuron_ever_made_is_a_bystander_of_a_reset() -> None:
+    neuron, other = hidden("leaky"), hidden("leaky")
+    other(currents()[-1])
+
+    utils.reset(nn.Sequential(neuron))
+
+    assert not other.mem.any()
+    assert other in FRONTEND.bystanders()
+
+
 def test_a_state_of_another_shape_ends_at_zero() -> None:
     neuron, lowering = hidden("leaky"), EagerLowering()
 
