@@ -5,14 +5,14 @@ exact in float32 and schedules may be compared bit for bit; what is finer than t
 synaptic currents) meets elementwise calls and neurons only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import getitem
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from hypothesis import strategies as st
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from snncompile.ir import neurons
 from snncompile.ir.program import Program
@@ -28,6 +28,15 @@ KINDS: tuple[Kind, ...] = (
     "lif", "learnable_lif", "delayed_lif", "adaptive_lif", "integer_lif", "integrator", "synapse",
 )  # fmt: skip
 WIDTH = 4
+FUNCTIONS: dict[Kind, Callable[..., tuple[Tensor, ...]]] = {
+    "lif": neurons.lif,
+    "learnable_lif": neurons.lif,
+    "delayed_lif": neurons.delayed_lif,
+    "adaptive_lif": neurons.adaptive_lif,
+    "integer_lif": neurons.integer_lif,
+    "integrator": neurons.integrator,
+    "synapse": neurons.synaptic_current,
+}
 _SURROGATE = Surrogate("atan", (2.0,))
 _CHARGES = (neurons.Decay(0.5), neurons.Integrate(), neurons.Leak(2.0), neurons.Relax(2.0))
 _RESETS = (neurons.Subtract(), neurons.Subtract(detach=True), neurons.Hard(), neurons.Keep())
@@ -101,26 +110,28 @@ class Writer:
         return self.step.program(*outputs, reduce=reduce)
 
     def _layer(self, i: int, layer: Layer) -> tuple[fx.Node, bool]:
+        """The layer's output, and whether it is coarse enough to enter a matrix product."""
         coarse = self.coarse[layer.source % len(self.coarse)]
         fine = self.all[layer.other % len(self.all)]
-        step = self.step
+        node, exact = fine, False
         match layer.kind:
             case "linear":
-                return self._linear(f"layer{i}", coarse), False
+                node = self._linear(f"layer{i}", coarse)
             case "join":
-                pair = step.call(torch.cat, (coarse, self.coarse[-1]), 1)
-                return self._linear(f"layer{i}", pair, 2 * WIDTH), False
+                pair = self.step.call(torch.cat, (coarse, self.coarse[-1]), 1)
+                node = self._linear(f"layer{i}", pair, 2 * WIDTH)
             case "add":
                 other = self.coarse[layer.other % len(self.coarse)]
-                return step.call(torch.add, coarse, other), len(self.coarse) < 4
+                node, exact = self.step.call(torch.add, coarse, other), len(self.coarse) < 4
             case "static":
-                return step.call(torch.add, fine, self.same), False
+                node = self.step.call(torch.add, fine, self.same)
             case "memory":
-                return self.states[i, "value"], True
+                node, exact = self.states[i, "value"], True
             case "integrator" | "synapse":
-                return self._neuron(i, layer, fine), False
+                node = self._neuron(i, layer, fine)
             case _:
-                return self._neuron(i, layer, self._linear(f"layer{i}", coarse)), True
+                node, exact = self._neuron(i, layer, self._linear(f"layer{i}", coarse)), True
+        return node, exact
 
     def _linear(self, name: str, source: fx.Node, width: int = WIDTH) -> fx.Node:
         linear = nn.Linear(width, WIDTH)
@@ -132,7 +143,7 @@ class Writer:
         return self.step.module(name, source)
 
     def _neuron(self, i: int, layer: Layer, current: fx.Node) -> fx.Node:
-        function, settings = self._definition(i, layer)
+        function, settings = FUNCTIONS[layer.kind], self._settings(i, layer)
         states = [self.states[i, label] for label in _LABELS[layer.kind]]
         node = self.step.call(function, current, *states, **settings)
         node.meta["module"] = f"layer{i}"
@@ -141,28 +152,24 @@ class Writer:
             self.step.next[state.name] = self.step.call(getitem, node, item)
         return output
 
-    def _definition(self, i: int, layer: Layer):  # type: ignore[no-untyped-def] # noqa: ANN202
+    def _settings(self, i: int, layer: Layer) -> dict[str, Any]:
         number = layer.variant
         charge, reset = _CHARGES[number % 4], _RESETS[number // 3]
         fires = {"charge": charge, "threshold": (1.0, 0.5)[number % 2], "surrogate": _SURROGATE}
-        match layer.kind:
-            case "lif":
-                return neurons.lif, {**fires, "reset": reset, "strict": number % 3 == 0}
-            case "learnable_lif":
-                self.root.register_parameter(f"decay{i}", nn.Parameter(torch.zeros(WIDTH)))
-                attribute = self.step.graph.create_node("get_attr", f"decay{i}")
-                decay = neurons.Decay(self.step.call(torch.sigmoid, attribute))
-                return neurons.lif, {**fires, "charge": decay, "reset": reset}
-            case "delayed_lif":
-                kinds = ("subtract", "zero", "zero_state", "none")
-                return neurons.delayed_lif, {**fires, "reset": kinds[number % 4]}
-            case "adaptive_lif":
-                extra = {"rate": 0.25, "jump": 0.5, "reset": reset}
-                return neurons.adaptive_lif, {**fires, **extra}
-            case "integer_lif":
-                settings = {"charge": charge, "threshold": 1.0, "reset": reset, "levels": 3.0}
-                return neurons.integer_lif, settings
-            case "integrator":
-                return neurons.integrator, {"charge": charge}
-            case _:
-                return neurons.synaptic_current, {"decay": 0.5, "order": _ORDERS[number % 3]}
+        strict = {"strict": number % 3 == 0}
+        delayed = ("subtract", "zero", "zero_state", "none")[number % 4]
+        found: dict[Kind, dict[str, Any]] = {
+            "lif": {**fires, "reset": reset, **strict},
+            "delayed_lif": {**fires, "reset": delayed},
+            "adaptive_lif": {**fires, "rate": 0.25, "jump": 0.5, "reset": reset},
+            "integer_lif": {"charge": charge, "threshold": 1.0, "reset": reset, "levels": 3.0},
+            "integrator": {"charge": charge},
+            "synapse": {"decay": 0.5, "order": _ORDERS[number % 3]},
+        }
+        if layer.kind != "learnable_lif":
+            return found[layer.kind]
+        self.root.register_parameter(f"decay{i}", nn.Parameter(torch.zeros(WIDTH)))
+        decay: Any = self.step.call(
+            torch.sigmoid, self.step.graph.create_node("get_attr", f"decay{i}")
+        )
+        return {**found["lif"], "charge": neurons.Decay(decay)}

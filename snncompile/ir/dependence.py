@@ -11,10 +11,10 @@ from operator import getitem
 from typing import Literal, TypeAlias
 
 import networkx as nx
-from torch import fx, nn
+from torch import fx
 
 from snncompile.errors import InvalidProgramError
-from snncompile.ir.layers import uses_batch_statistics
+from snncompile.ir.layers import is_batch_norm, uses_batch_statistics
 from snncompile.ir.operations import folded_operands, is_pure, is_size
 from snncompile.ir.program import Program, is_neuron
 
@@ -69,16 +69,13 @@ def components(program: Program) -> tuple[Component, ...]:
     """
     graph = dependence_graph(program)
     position = {node: i for i, node in enumerate(graph)}
-    condensed = nx.condensation(graph)
-    members = {
-        key: tuple(sorted(data["members"], key=position.__getitem__))
-        for key, data in condensed.nodes(data=True)
-    }
-    order = nx.lexicographical_topological_sort(
-        condensed, key=lambda key: position[members[key][0]]
-    )
+    condensed: nx.DiGraph[int] = nx.condensation(graph)
+    members: dict[int, set[fx.Node]] = {key: condensed.nodes[key]["members"] for key in condensed}
+    first = {key: min(map(position.__getitem__, nodes)) for key, nodes in members.items()}
+    order = nx.lexicographical_topological_sort(condensed, key=first.__getitem__)
     classifier = _Classifier(program)
-    return tuple(classifier.component(members[key], graph) for key in order)
+    ordered = (tuple(sorted(members[key], key=position.__getitem__)) for key in order)
+    return tuple(classifier.component(nodes, graph) for nodes in ordered)
 
 
 class _Classifier:
@@ -91,8 +88,9 @@ class _Classifier:
         self.invariant: set[fx.Node] = set()
 
     def component(self, nodes: tuple[fx.Node, ...], graph: "nx.DiGraph[fx.Node]") -> Component:
-        cyclic = len(nodes) > 1 or graph.has_edge(nodes[0], nodes[0])
-        kind = self._cycle(nodes) if cyclic else self._single(nodes[0])
+        first = next(iter(nodes))
+        cyclic = len(nodes) > 1 or graph.has_edge(first, first)
+        kind = self._cycle(nodes) if cyclic else self._single(first)
         if kind == "invariant":
             self.invariant.update(nodes)
         return Component(kind, nodes)
@@ -127,17 +125,15 @@ class _Classifier:
     def _is_scan(self, nodes: tuple[fx.Node, ...]) -> bool:
         """Whether this is one neuron whose every state is its own, driven from outside."""
         neuron = next((node for node in nodes if is_neuron(node)), None)
-        if neuron is None or len(neuron.args) < 2:  # noqa: PLR2004
+        operands = [] if neuron is None else [a for a in neuron.args if isinstance(a, fx.Node)]
+        if neuron is None or not operands or len(operands) < len(neuron.args):
             return False
-        current, *states = neuron.args
-        settings = set(neuron.all_input_nodes) - set(neuron.args)  # type: ignore[arg-type]
-        parts = {self.next.get(getattr(state, "name", "")) for state in states}
-        owned = all(
-            isinstance(state, fx.Node) and self._follows(state, neuron, i)
-            for i, state in enumerate(states, start=1)
-        )
-        only = set(nodes) == {neuron, *states, *parts} and current not in nodes
-        return owned and only and isinstance(current, fx.Node) and settings <= self.invariant
+        current, *states = operands
+        settings = set(neuron.all_input_nodes) - set(operands)
+        following = {self.next[state.name] for state in states if state.name in self.next}
+        owned = all(self._follows(state, neuron, i) for i, state in enumerate(states, start=1))
+        only = set(nodes) == {neuron, *states, *following} and current not in nodes
+        return owned and only and settings <= self.invariant
 
     def _follows(self, state: fx.Node, neuron: fx.Node, item: int) -> bool:
         """Whether the state's next value is that item of what the neuron returns."""
@@ -150,4 +146,4 @@ def reads_whole(program: Program, node: fx.Node) -> bool:
     if node.op != "call_module" or node.name not in program.whole:
         return False
     module = program.module(node)
-    return not isinstance(module, nn.modules.batchnorm._BatchNorm) or uses_batch_statistics(module)
+    return not is_batch_norm(module) or uses_batch_statistics(module)

@@ -5,8 +5,8 @@ or invariant (one value for all steps): which invariant operands must be repeate
 before the call runs on [T * N, ...]? None is the answer "this call does not fold".
 """
 
-from collections.abc import Callable, Container, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx
@@ -86,7 +86,7 @@ def swap(node: fx.Node, invariant: Container[fx.Node]) -> Repeats:
 def permute(node: fx.Node, invariant: Container[fx.Node]) -> Repeats:
     """A permutation of dimensions that leaves the first in place."""
     given = _argument(node, 1, "dims")
-    dims = _integers(given if isinstance(given, (tuple, list)) else node.args[1:])
+    dims = _integers(node.args[1:] if _listed(given) is None else given)
     return rows(node, invariant) if dims and dims[0] == 0 else None
 
 
@@ -103,10 +103,8 @@ def join(node: fx.Node, invariant: Container[fx.Node]) -> Repeats:
 
 def reshape(node: fx.Node, invariant: Container[fx.Node]) -> Repeats:
     """Elements keep their order, so steps laid end to end stay so; the first size grows by T."""
-    sizes = _argument(node, 1, "shape")
-    if not isinstance(sizes, (tuple, list)) or len(node.args) != 2 or not sizes:  # noqa: PLR2004
-        return None
-    return rows(node, invariant)
+    sizes = _listed(node.args[1]) if len(node.args) == 2 else None  # noqa: PLR2004
+    return rows(node, invariant) if sizes else None
 
 
 def matmul(node: fx.Node, invariant: Container[fx.Node]) -> Repeats:
@@ -132,8 +130,8 @@ def index(node: fx.Node, invariant: Container[fx.Node]) -> Repeats:
 
 def pad(node: fx.Node, invariant: Container[fx.Node]) -> Repeats:
     """Padding of dimensions other than the first."""
-    first, widths = first_value(node), _argument(node, 1, "pad")
-    if first is None or not isinstance(widths, (tuple, list)) or len(widths) >= 2 * first.dim():
+    first, widths = first_value(node), _listed(_argument(node, 1, "pad"))
+    if first is None or widths is None or len(widths) >= 2 * first.dim():
         return None
     return rows(node, invariant)
 
@@ -146,8 +144,8 @@ def batch_norm(node: fx.Node, invariant: Container[fx.Node]) -> Repeats:
 
 def layer_norm(node: fx.Node, invariant: Container[fx.Node]) -> Repeats:
     """The function, over dimensions other than the first."""
-    first, normalized = first_value(node), _argument(node, 1, "normalized_shape")
-    if first is None or not isinstance(normalized, (tuple, list)) or len(normalized) >= first.dim():
+    first, shape = first_value(node), _listed(_argument(node, 1, "normalized_shape"))
+    if first is None or shape is None or len(shape) >= first.dim():
         return None
     return rows(node, invariant)
 
@@ -181,7 +179,8 @@ def _value(argument: object) -> Tensor | None:
 def _result(node: fx.Node) -> Tensor | None:
     """The tensor that a call returns, or the first of several; None without a dimension."""
     value = node.meta.get("val")
-    first = value[0] if isinstance(value, (tuple, list)) and value else value
+    items = _listed(value)
+    first = items[0] if items else value
     return first if isinstance(first, Tensor) and first.dim() > 0 else None
 
 
@@ -192,16 +191,23 @@ def _size(value: Tensor) -> object:
     size = value.shape[0]
     if not isinstance(size, torch.SymInt):
         return size
-    known = size.node.maybe_as_int()
-    return size.node.expr if known is None else known
+    symbol = cast("Any", size).node
+    known = symbol.maybe_as_int()
+    return symbol.expr if known is None else known
 
 
 def _argument(node: fx.Node, position: int, keyword: str) -> object:
     return node.args[position] if len(node.args) > position else node.kwargs.get(keyword)
 
 
+def _listed(given: object) -> list[object] | None:
+    """The items of a tuple or list; None for anything else."""
+    return list(cast("Sequence[object]", given)) if isinstance(given, (tuple, list)) else None
+
+
 def _integers(given: object) -> list[int]:
     """The dimensions that an argument names; empty when it names none, or not by number."""
-    dims = list(given) if isinstance(given, (tuple, list)) else [given]
+    listed = _listed(given)
+    dims = [given] if listed is None else listed
     numbers = [dim for dim in dims if isinstance(dim, int) and not isinstance(dim, bool)]
     return numbers if len(numbers) == len(dims) else []

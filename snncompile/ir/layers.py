@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
 
 from snncompile.ir.program import Program
@@ -25,8 +25,9 @@ def layer_class(program: Program, node: fx.Node) -> type[nn.Module] | None:
         return next((known for known in declared.__mro__ if known in _NEEDS), None)
     if "forward" in vars(module):
         return None
-    forward = type(module).forward
-    return next((k for k in type(module).__mro__ if k in _NEEDS and k.forward is forward), None)
+    forward: object = type(module).forward
+    known = [base for base in _NEEDS if isinstance(module, base) and base.forward is forward]
+    return known[0] if known else None
 
 
 def layer_folds(program: Program, node: fx.Node, dimensions: int) -> bool:
@@ -41,8 +42,13 @@ def layer_folds(program: Program, node: fx.Node, dimensions: int) -> bool:
     if known is None or uses_batch_statistics(program.module(node)):
         return False
     need = _NEEDS[known]
-    least = need(program.module(node)) if callable(need) else need
+    least = need if isinstance(need, int) else need(program.module(node))
     return dimensions >= least
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is a BatchNorm of torch.nn, or of a library that builds on it."""
+    return isinstance(module, _BatchNorm)
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:
@@ -54,12 +60,14 @@ def uses_batch_statistics(module: nn.Module) -> bool:
     return module.training or module.running_mean is None
 
 
-def _after(layer: nn.Module, *names: str) -> int:
-    """One more dimension than the layer counts from the back, or names from the front."""
-    dims = [getattr(layer, name) for name in names]
-    if any(dim is None or dim == 0 for dim in dims):
-        return _NEVER
-    return max(abs(dim) + 1 for dim in dims)
+def _beside(name: str) -> Callable[[nn.Module], int]:
+    """The need of a layer that works along a dimension it names, which may not be the first."""
+
+    def need(layer: nn.Module) -> int:
+        dimension: object = getattr(layer, name)
+        return abs(dimension) + 1 if isinstance(dimension, int) and dimension else _NEVER
+
+    return need
 
 
 _NEVER = 1000
@@ -106,12 +114,12 @@ _NEEDS: Mapping[type[nn.Module], Need] = {
     nn.Unfold: 4,
     nn.Fold: 3,
     nn.FeatureAlphaDropout: 4,
-    nn.Flatten: lambda layer: _after(layer, "start_dim"),
-    nn.Unflatten: lambda layer: _after(layer, "dim"),
-    nn.Softmax: lambda layer: _after(layer, "dim"),
-    nn.LogSoftmax: lambda layer: _after(layer, "dim"),
-    nn.Softmin: lambda layer: _after(layer, "dim"),
-    nn.GLU: lambda layer: _after(layer, "dim"),
+    nn.Flatten: _beside("start_dim"),
+    nn.Unflatten: _beside("dim"),
+    nn.Softmax: _beside("dim"),
+    nn.LogSoftmax: _beside("dim"),
+    nn.Softmin: _beside("dim"),
+    nn.GLU: _beside("dim"),
     **_spatial("Conv", "ConvTranspose", "MaxPool", "AvgPool", "LPPool", "Dropout"),
     **_spatial("AdaptiveAvgPool", "AdaptiveMaxPool", "InstanceNorm"),
     **_spatial("ZeroPad", "ConstantPad", "ReflectionPad", "ReplicationPad", "CircularPad"),

@@ -9,12 +9,13 @@ import itertools
 import linecache
 from collections.abc import Callable
 from operator import getitem
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import fx
-from torch.fx.node import Argument, map_aggregate
+from torch._ops import OpOverload
+from torch.fx.node import map_aggregate
 
 from snncompile.ir.program import Program, output_of
 
@@ -41,9 +42,20 @@ _SPELLED = (
     fx.Node,
 )
 _SPELLED_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 _keys: "WeakKeyDictionary[fx.Graph, int]" = WeakKeyDictionary()
 _functions: dict[int, Callable[..., Any]] = {}
 _numbers = itertools.count()
+
+
+def while_tracing(function: Function) -> Function:
+    """Have torch.compile run a function for real while it traces, and keep its result.
+
+    For what makes code, which cannot be traced itself; the result must be a number or a string.
+    """
+    marked = cast("Any", torch.compiler).assume_constant_result(function)
+    return cast("Function", marked)
 
 
 def compile_graph(program: Program, graph: fx.Graph) -> Callable[..., Any]:
@@ -59,7 +71,7 @@ def compile_graph(program: Program, graph: fx.Graph) -> Callable[..., Any]:
     return _functions[_key(program, graph)]
 
 
-@torch._dynamo.assume_constant_result
+@while_tracing
 def _key(program: Program, graph: fx.Graph) -> int:
     """Compile a graph that is new; torch.compile runs this while it traces."""
     if graph not in _keys:
@@ -105,16 +117,16 @@ class _Writer:
         linecache.cache[filename] = (len(code.src), None, lines, filename)
         scope: dict[str, Any] = {**named, **self.globals}
         exec(compile(code.src, filename, "exec"), scope)  # noqa: S102
-        return scope["forward"]
+        function: Callable[..., Any] = scope["forward"]
+        return function
 
     def _copy(self, node: fx.Node) -> fx.Node:
         if node.op == "get_attr" and str(node.target) in self.program.constants:
-            constants = self._argument(self.program.constants)
-            return self.graph.create_node("call_function", getitem, (constants, node.target))
+            constants: Any = self._named(self.program.constants)
+            return self.graph.call_function(getitem, (constants, str(node.target)))
         args: Any = map_aggregate(node.args, self._argument)
         kwargs: Any = map_aggregate(node.kwargs, self._argument)
-        target = node.target
-        op = node.op
+        op, target = node.op, node.target
         if node.op == "call_module" and str(target) in self.program.single_step:
             layer = self.program.single_step[str(target)]
             args = (self.graph.create_node("get_attr", target), *args)
@@ -123,18 +135,20 @@ class _Writer:
             target = _Global(target)
         return self.graph.create_node(op, target, args, kwargs, name=node.name)
 
-    def _argument(self, leaf: Argument | object) -> Any:  # noqa: ANN401
+    def _argument(self, leaf: Any) -> Any:  # noqa: ANN401
         if isinstance(leaf, fx.Node):
             return self.copies[leaf]
-        if isinstance(leaf, (*_SPELLED, *_SPELLED_TORCH)):
-            return leaf
-        named = _Global(leaf)
-        self.globals[repr(named)] = leaf
+        spelled = isinstance(leaf, (*_SPELLED, *_SPELLED_TORCH))
+        return cast("object", leaf) if spelled else self._named(leaf)
+
+    def _named(self, value: object) -> _Global:
+        named = _Global(value)
+        self.globals[repr(named)] = value
         return named
 
 
 def _prints_itself(target: object) -> bool:
     """Whether fx prints an operator or a torch function of that name right."""
     module, name = getattr(target, "__module__", ""), getattr(target, "__name__", "")
-    known = isinstance(target, torch._ops.OpOverload) or module == "_operator"
+    known = isinstance(target, OpOverload) or module == "_operator"
     return known or getattr(torch, str(name), None) is target

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -39,4 +40,8 @@ def _captured_batch(program: Program) -> int:
 
 def _known(sizes: Iterable[int | torch.SymInt]) -> list[int]:
     """Sizes as numbers; the captured one where a size is symbolic."""
-    return [int(s.node.hint) if isinstance(s, torch.SymInt) else s for s in sizes]
+    return [_captured(s) if isinstance(s, torch.SymInt) else s for s in sizes]
+
+
+def _captured(size: torch.SymInt) -> int:
+    return int(cast("Any", size).node.hint)

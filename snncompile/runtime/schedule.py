@@ -9,11 +9,11 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-import torch
 from torch import Tensor
 
 from snncompile.errors import InputError
 from snncompile.ir.program import Program
+from snncompile.runtime.code import while_tracing
 from snncompile.runtime.cost import batch_axis, bytes_per_sample
 from snncompile.runtime.observe import observable, operands, results
 from snncompile.runtime.plan import Plan, make_plan
@@ -59,7 +59,7 @@ class Runner:
                 "of steps of at least 1"
             )
         self.program = program
-        self.schedule = schedule
+        self.schedule: ScheduleName | int = schedule
         self._plans: dict[str, Plan] = {}
 
     def run(
@@ -72,7 +72,7 @@ class Runner:
         """Run all time steps.
 
         Args:
-            inputs: One for each of the program's inputs: sequences [T, N, ...], statics as they are.
+            inputs: One for each of the program's inputs: sequences [T, N, ...], and statics.
             states: One for each of its states, before the first step, [N, ...].
             steps: The number of steps, T.
             record: Filled with what the neurons received and emitted, when given.
@@ -119,12 +119,12 @@ class Runner:
         samples = 1 if position is None else inputs[position].shape[axis]
         return max(1, min(steps, int(TILE_BYTES // (per_sample * samples + 1))))
 
-    @torch._dynamo.assume_constant_result
+    @while_tracing
     def _cost(self) -> tuple[float, int | None, int]:
         """Bytes a step takes per sample, and which axis of which input counts the samples."""
         return (bytes_per_sample(self.program), *batch_axis(self.program))
 
-    @torch._dynamo.assume_constant_result
+    @while_tracing
     def _planned(self, tiled: bool, recorded: bool) -> str:
         """Make the plan for the mode that the modules are in, if need be; returns its key."""
         modules = [self.program.module(n) for n in self.program.step.find_nodes(op="call_module")]

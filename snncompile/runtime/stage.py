@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from snncompile.errors import InvalidProgramError
 from snncompile.ir.program import Output
 from snncompile.runtime.scan import per_step
 from snncompile.runtime.sequence import Value, join, split, stack
@@ -96,8 +97,7 @@ def _gather(parts: list[Value], way: Gathering, value: Value, *, tiled: bool) ->
         parts.append(value)
     elif way == "last":
         parts[0] = value
-    else:
-        assert isinstance(value, Tensor)
+    elif isinstance(value, Tensor) and isinstance(parts[0], Tensor):
         parts[0] = parts[0] + value
 
 
@@ -106,8 +106,14 @@ def gathering(output: Output) -> Gathering:
     return output.reduce if output.reduce in ("last", "running_sum") else "stack"
 
 
-def reduced(gathered: Tensor, output: Output) -> Tensor:
-    """What the model sees of an output, from its gathered values."""
+def reduced(gathered: Value, output: Output) -> Tensor:
+    """What the model sees of an output, from its gathered values.
+
+    Raises:
+        InvalidProgramError: The output is no tensor.
+    """
+    if not isinstance(gathered, Tensor):
+        raise InvalidProgramError(f"output {output.name} is no tensor; return a tensor every step")
     match output.reduce:
         case "stack":
             return gathered.movedim(0, output.axis).contiguous() if output.axis else gathered

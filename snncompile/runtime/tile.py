@@ -9,10 +9,11 @@ folded call needs one row for every step.
 from operator import getitem, mul
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 from torch.fx.node import map_arg
 
 from snncompile.ir.dependence import Component
+from snncompile.ir.layers import is_batch_norm
 from snncompile.ir.operations import folded_operands, is_part, is_reshape
 from snncompile.ir.program import Program, is_neuron
 from snncompile.runtime.code import ROOT, compile_graph
@@ -123,7 +124,8 @@ class _TileWriter:
 
     def _longer(self, node: fx.Node, operands: dict[fx.Node, fx.Node]) -> tuple[Any, ...]:
         """The shape of a reshape when there are `steps` times as many rows."""
-        first, *others = map_arg(tuple(node.args[1]), operands.__getitem__)  # type: ignore[arg-type]
+        shape: Any = node.args[1]
+        first, *others = map_arg(tuple(shape), operands.__getitem__)
         rows = first if first == -1 else self._call(mul, self.steps, first, name=node.name)
         return (rows, *others)
 
@@ -165,13 +167,14 @@ class _TileWriter:
     def _loop(self, component: Component) -> None:
         inner = self.regions.region((component,))
         step = compile_graph(self.program, step_graph(self.program, inner))
-        groups = {
+        groups: dict[str, Any] = {
             "sequences": tuple(self._sequence(node) for node in inner.reads),
             "invariants": tuple(self.invariant[node] for node in inner.invariants),
             "states": tuple(self.initial[node] for node in inner.states),
         }
         name = component.nodes[-1].name
-        call = self.graph.call_function(loop, (step, ROOT, self.steps), groups)
+        args: Any = (step, ROOT, self.steps)
+        call = self.graph.call_function(loop, args, groups)
         written = self._call(getitem, call, 0, name=name)
         final = self._call(getitem, call, 1, name=name)
         for i, node in enumerate(inner.writes):
@@ -181,7 +184,7 @@ class _TileWriter:
 
     def _whole(self, node: fx.Node) -> None:
         """A BatchNorm takes its statistics over [T * N]; any other module takes [T, N, ...]."""
-        joint = isinstance(self.program.module(node), nn.modules.batchnorm._BatchNorm)
+        joint = is_batch_norm(self.program.module(node))
         form = self._fold if joint else self._sequence
         first = node.all_input_nodes[0]
 

@@ -1,5 +1,7 @@
 """Which parts of a step need a loop over time, and in which order they run."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -71,7 +73,7 @@ def test_what_does_not_depend_on_a_sequence_is_invariant() -> None:
         step.input("image", 1, 6, 6, kind="static"),
         step.state("lif.membrane", 2, 4, 4),
     )
-    decay = step.call(torch.sigmoid, step.graph.create_node("get_attr", "decay"))
+    decay: Any = step.call(torch.sigmoid, step.graph.create_node("get_attr", "decay"))
     current = step.module("drop", step.module("norm", step.module("conv", image)))
     program = step.program(step.lif(current, membrane, "lif", charge=neurons.Decay(decay)))
     root.eval()
@@ -102,7 +104,7 @@ def test_a_state_that_does_not_feed_itself_is_a_delay() -> None:
 def test_a_neuron_whose_decay_depends_on_the_step_is_not_a_scan() -> None:
     step = Step(nn.Module())
     x, membrane = step.input("x", 4), step.state("lif.membrane", 4)
-    decay = step.call(torch.sigmoid, x)
+    decay: Any = step.call(torch.sigmoid, x)
     program = step.program(step.lif(x, membrane, "lif", charge=neurons.Decay(decay)))
 
     assert Component(

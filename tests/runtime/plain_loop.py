@@ -1,5 +1,7 @@
 """The slow independent reference: one step after the other, node by node, then a naive reduction."""
 
+# pyright: basic
+
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +27,7 @@ class _Watching(StepInterpreter):
         super().__init__(program)
         self.observed = observed
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401
         value = super().run_node(n)
         if is_neuron(n):
             operands = tuple(self.env[a] for a in n.args if isinstance(a, fx.Node))
@@ -49,7 +51,8 @@ def plain_loop(
         rows.append(row)
     columns = zip(*rows, strict=True)
     observed.outputs = tuple(
-        _reduce(list(values), output) for values, output in zip(columns, program.outputs, strict=True)
+        _reduce(list(values), output)
+        for values, output in zip(columns, program.outputs, strict=True)
     )
     return observed
 
@@ -67,7 +70,9 @@ def _reduce(values: list[Tensor], output: Output) -> Tensor:
     return reductions[output.reduce](stacked, 0) if output.reduce in reductions else stacked
 
 
-def zero_states(program: Program, batch: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+def zero_states(
+    program: Program, batch: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, ...]:
     """The states before the first step, filled as the program says."""
     return tuple(
         torch.full((batch, *state.shape[1:]), state.initial, dtype=dtype)  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
 """Whatever the program, every schedule computes what the plain loop over time computes."""
 
+# pyright: basic
+
 from random import Random
 
 import torch
@@ -7,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from snncompile.ir.program import Program, is_spiking
-from snncompile.runtime.schedule import Recording, Runner
+from snncompile.runtime.schedule import Recording, Runner, ScheduleName
 from tests.random_programs import KINDS, WIDTH, Layer, Writer, programs
 from tests.runtime.plain_loop import dyadic_input, plain_loop, zero_states
 
 GRADIENT_TOLERANCE = 1e-12
 """Float64 gradients are sums over time, taken in another order."""
 
+SCHEDULES: tuple[ScheduleName | int, ...] = ("steps", "layers", 2)
 SHAPES = {"x": (4, 2, WIDTH), "same": (2, WIDTH)}
 
 property_test = settings(
@@ -32,7 +35,7 @@ def test_all_schedules_agree(program: Program, steps: int, batch: int) -> None:
     states = zero_states(program, batch)
     expected = plain_loop(program, inputs, states, steps)
 
-    for schedule in ("steps", "layers", 2):
+    for schedule in SCHEDULES:
         recording = Recording()
         outputs, final = Runner(program, schedule).run(inputs, states, steps, recording)
 
@@ -60,7 +63,7 @@ def test_all_gradients_agree(program: Program) -> None:
 
     expected = gradients(plain_loop(program, inputs, states, 4).outputs)
 
-    for schedule in ("steps", "layers", 3):
+    for schedule in SCHEDULES:
         found = gradients(Runner(program, schedule).run(inputs, states, 4)[0])
         torch.testing.assert_close(
             found, expected, rtol=GRADIENT_TOLERANCE, atol=GRADIENT_TOLERANCE
@@ -68,7 +71,8 @@ def test_all_gradients_agree(program: Program) -> None:
 
 
 def test_random_programs_fire() -> None:
-    random, rates = Random(0), []
+    random = Random(0)
+    rates: list[torch.Tensor] = []
     for seed in range(20):
         layers = [Layer(random.choice(KINDS), *random.choices(range(12), k=3)) for _ in range(6)]
         program = Writer(layers, seed).program("stack", 0)
@@ -76,7 +80,7 @@ def test_random_programs_fire() -> None:
         observed = plain_loop(program, inputs, zero_states(program, 2), 4)
         for node in program.neurons():
             if is_spiking(node):
-                rates.append(torch.stack([row[0] for row in observed.emitted[node.name]]).mean())
+                rates += [torch.stack([row[0] for row in observed.emitted[node.name]]).mean()]
 
     firing = [rate for rate in rates if 0 < rate < 1]
     assert len(firing) > 0.7 * len(rates) > 10

@@ -1,5 +1,7 @@
 """What is the same at every step is computed once a call."""
 
+# pyright: basic
+
 import pytest
 import torch
 from torch import nn
@@ -76,7 +78,9 @@ def test_a_convolution_of_a_static_image_runs_once(schedule: ScheduleName | int)
 
 
 @schedules
-def test_a_batchnorm_in_training_sees_a_static_image_at_every_step(schedule: ScheduleName | int) -> None:
+def test_a_batchnorm_in_training_sees_a_static_image_at_every_step(
+    schedule: ScheduleName | int,
+) -> None:
     program = image_every_step()
     norm = program.root.get_submodule("norm")
 
