@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from snncompile import passes as registry
 from snncompile.capture import capture
@@ -60,7 +61,7 @@ def transform(
     return transformed
 
 
-def export(
+def export(  # noqa: PLR0913
     module: nn.Module,
     path: str | os.PathLike[str],
     *,
@@ -94,7 +95,8 @@ def export(
         return export_program(transformed.program, path, form=form, batch=batch, opset=opset)
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     program = transformed.program_for(*args)
-    return export_program(program, path, form=form, batch=batch, opset=opset)
+    check = tuple(leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor))
+    return export_program(program, path, form=form, batch=batch, opset=opset, check=check)
 
 
 def _passes(passes: str | Pass | Sequence[str | Pass]) -> tuple[Pass, ...]:
