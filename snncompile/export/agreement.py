@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from torch import Tensor, fx
@@ -251,6 +250,6 @@ def _scale(values: np.ndarray) -> float:
 
 def _batch_axis(draft: Draft, name: str) -> int:
     """Where an output has the batch; negative if nowhere."""
-    info: onnx.ValueInfoProto = next(i for _, i in draft.outputs if i.name == name)
+    info = next(i for _, i in draft.outputs if i.name == name)
     sizes = [dimension.dim_param for dimension in info.type.tensor_type.shape.dim]
     return sizes.index("N") if "N" in sizes else -len(sizes) - 1

@@ -1,4 +1,4 @@
-"""ONNX recipes for what torch does element by element: arithmetic, comparisons, activations.
+"""ONNX recipes for what torch does element by element: arithmetic, comparisons, casts.
 
 A recipe takes the graph, then the arguments of the torch call with tensors as `Value`; it appends
 nodes in the order of torch's own operations and returns the name of the result. Operands are cast
@@ -168,52 +168,6 @@ def _cast_to(dtype: torch.dtype) -> Recipe:
     return recipe
 
 
-def relu6(graph: GraphWriter, value: Value) -> str:
-    """A ReLU that saturates at six."""
-    return clamp(graph, value, 0.0, 6.0)
-
-
-def hardtanh(
-    graph: GraphWriter, value: Value, min_val: Number = -1.0, max_val: Number = 1.0
-) -> str:
-    """The value, clamped."""
-    return clamp(graph, value, min_val, max_val)
-
-
-def leaky_relu(graph: GraphWriter, value: Value, negative_slope: float = 0.01) -> str:
-    """A ReLU with a slope below zero."""
-    return graph.op("LeakyRelu", value.name, alpha=negative_slope)
-
-
-def elu(graph: GraphWriter, value: Value, alpha: float = 1.0) -> str:
-    """Exponential below zero."""
-    return graph.op("Elu", value.name, alpha=alpha)
-
-
-def silu(graph: GraphWriter, value: Value) -> str:
-    """``x * sigmoid(x)``."""
-    return graph.op("Mul", value.name, graph.op("Sigmoid", value.name))
-
-
-def gelu(graph: GraphWriter, value: Value, approximate: str = "none") -> str:
-    """``x * (1 + erf(x / sqrt 2)) / 2``."""
-    if approximate != "none":
-        raise ExportError("only the exact GELU has a recipe; use approximate='none'")
-    dtype = value.tensor.dtype
-    scaled = graph.op("Mul", value.name, graph.constant(0.5**0.5, dtype))
-    share = graph.op("Add", graph.op("Erf", scaled), graph.constant(1.0, dtype))
-    return graph.op("Mul", graph.op("Mul", value.name, graph.constant(0.5, dtype)), share)
-
-
-def softplus(graph: GraphWriter, value: Value, beta: float = 1.0, threshold: float = 20.0) -> str:
-    """``log(1 + exp(beta x)) / beta``, and x itself above the threshold."""
-    dtype = value.tensor.dtype
-    scaled = graph.op("Mul", value.name, graph.constant(beta, dtype))
-    smooth = graph.op("Div", graph.op("Softplus", scaled), graph.constant(beta, dtype))
-    linear = graph.op("Greater", scaled, graph.constant(threshold, dtype))
-    return graph.op("Where", linear, value.name, smooth)
-
-
 def square(graph: GraphWriter, value: Value) -> str:
     """The product with itself."""
     return graph.op("Mul", value.name, value.name)
@@ -268,13 +222,6 @@ ARITHMETIC: Mapping[Callable[..., Any] | str, Recipe] = {
     torch.where: where,
     torch.masked_fill: masked_fill,
     torch.detach: identity,
-    functional.relu6: relu6,
-    functional.hardtanh: hardtanh,
-    functional.leaky_relu: leaky_relu,
-    functional.elu: elu,
-    functional.silu: silu,
-    functional.gelu: gelu,
-    functional.softplus: softplus,
     "to": to,
     "type_as": to,
     "float": _cast_to(torch.float32),

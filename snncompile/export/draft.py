@@ -45,14 +45,13 @@ class Draft:
             list(self.graph.initializers.values()),
         )
         opsets = [helper.make_opsetid("", functions.opset), helper.make_opsetid(DOMAIN, 1)]
-        model = helper.make_model(
+        return helper.make_model(
             graph,
             opset_imports=opsets,
             functions=functions.functions,
             ir_version=IR_VERSIONS[functions.opset],
             producer_name="snncompile",
         )
-        return model
 
     def _name_outputs(self) -> None:
         made = {output for node in self.graph.nodes for output in node.output}

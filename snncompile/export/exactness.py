@@ -117,7 +117,7 @@ class _Analysis:
         grids = [self.grids.get(source) for source in node.all_input_nodes]
         if node.op == "call_module":
             return self._layer(node, grids[0])
-        rule = _RULES.get(node.target)  # type: ignore[arg-type]
+        rule = _RULES.get(node.target)
         if rule is None:
             return _elementwise(node)
         if node.target is operator.getitem and isinstance(grids[0], tuple):
@@ -145,7 +145,9 @@ def _first_value(name: str, inputs: set[str], spikes: set[str]) -> Known:
 def _is_spikes(node: fx.Node) -> bool:
     source = node.args[0] if node.args else None
     first = node.target is operator.getitem and node.args[1] == 0
-    return first and isinstance(source, fx.Node) and _neuron(source)[0] == Grid(0, 1.0)
+    if not first or not isinstance(source, fx.Node):
+        return False
+    return _neuron(source)[0] == Grid(0, 1.0)
 
 
 def _neuron(node: fx.Node) -> tuple[Known, ...]:

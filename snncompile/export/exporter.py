@@ -1,4 +1,4 @@
-"""Exports a program as an ONNX file: writes it, checks it, compares it with torch, puts it in place."""
+"""Exports a program: writes the ONNX file, checks it, compares it with torch, puts it in place."""
 
 import hashlib
 import json

@@ -122,7 +122,9 @@ class GraphWriter:
     ) -> tuple[str, ...]:
         """Append a node with `count` outputs; returns their names."""
         outputs = tuple(self.names.take(self._hint(kind.lower())) for _ in range(count))
-        self.nodes.append(helper.make_node(kind, inputs, outputs, outputs[0], **attributes))
+        node = helper.make_node(kind, inputs, outputs, outputs[0])
+        node.attribute.extend(helper.make_attribute(key, v) for key, v in attributes.items())
+        self.nodes.append(node)
         return outputs
 
     def call(
@@ -131,7 +133,8 @@ class GraphWriter:
         """Append a call of a local function; returns the names of its outputs."""
         name = self.names.take(self._hint(function.name))
         outputs = [self.names.take(self._hint(output)) for output in function.output]
-        node = helper.make_node(function.name, inputs, outputs, name, domain=DOMAIN, **numbers)
+        node = helper.make_node(function.name, inputs, outputs, name, domain=DOMAIN)
+        node.attribute.extend(helper.make_attribute(key, v) for key, v in numbers.items())
         self.nodes.append(node)
         return outputs
 

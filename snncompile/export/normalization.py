@@ -1,4 +1,4 @@
-"""ONNX recipes for normalizations, and for layers that do nothing when a network is deployed.
+"""ONNX recipes for normalizations.
 
 A BatchNorm in eval mode becomes a scale and an offset a channel. Both are read off torch's own
 batch norm, at one (with mean and bias zero) and at zero, so they carry exactly its rounding; what
@@ -13,26 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from snncompile.errors import ExportError
-from snncompile.export.arithmetic import (
-    Recipe,
-    clamp,
-    elu,
-    gelu,
-    identity,
-    leaky_relu,
-    relu6,
-    silu,
-    softplus,
-    unary,
-)  # fmt: skip
+from snncompile.export.arithmetic import Recipe
 from snncompile.export.graph import GraphWriter, Value
-from snncompile.export.shapes import flatten
-from snncompile.export.synapses import Weight, stored
+from snncompile.export.synapses import Weight, parameter, stored
 
 _TRAINING = "trains; call eval() on the model and capture it again"
 
 
-def batch_norm(  # noqa: PLR0913
+def batch_norm(  # noqa: PLR0913, PLR0917
     graph: GraphWriter, value: Value, running_mean: Value | None, running_var: Value | None,
     weight: Value | None = None, bias: Value | None = None, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5,
@@ -72,18 +60,19 @@ def _known(value: Value | None) -> Tensor | None:
 
 
 def batch_norm_layer(
-    graph: GraphWriter, prefix: str, module: nn.modules.batchnorm._BatchNorm, value: Value
+    graph: GraphWriter, prefix: str, module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value
 ) -> str:
     """nn.BatchNorm1d, 2d, 3d in eval mode."""
-    names = ("running_mean", "running_var", "weight", "bias")
-    found = [getattr(module, name) for name in names]
-    weights = [
-        None if t is None else Weight(f"{prefix}.{n}", t) for n, t in zip(names, found, strict=True)
-    ]
-    return batch_norm(graph, value, *weights, training=module.training, eps=module.eps)
+    mean, variance, weight, bias = (
+        parameter(prefix, module, name)
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    return batch_norm(
+        graph, value, mean, variance, weight, bias, training=module.training, eps=module.eps
+    )
 
 
-def layer_norm(
+def layer_norm(  # noqa: PLR0913, PLR0917
     graph: GraphWriter, value: Value, normalized_shape: Sequence[int],
     weight: Value | None = None, bias: Value | None = None, eps: float = 1e-5,
 ) -> str:  # fmt: skip
@@ -96,11 +85,11 @@ def layer_norm(
 
 def layer_norm_layer(graph: GraphWriter, prefix: str, module: nn.LayerNorm, value: Value) -> str:
     """nn.LayerNorm."""
-    weight, bias = _affine(prefix, module)
+    weight, bias = (parameter(prefix, module, name) for name in ("weight", "bias"))
     return layer_norm(graph, value, module.normalized_shape, weight, bias, module.eps)
 
 
-def group_norm(
+def group_norm(  # noqa: PLR0913, PLR0917
     graph: GraphWriter, value: Value, num_groups: int, weight: Value | None = None,
     bias: Value | None = None, eps: float = 1e-5,
 ) -> str:  # fmt: skip
@@ -112,49 +101,22 @@ def group_norm(
     normal = graph.op("InstanceNormalization", groups, scale, offset, epsilon=eps)
     result = graph.op("Reshape", normal, graph.op("Shape", value.name))
     shape = graph.ints(-1, *(1,) * (value.tensor.dim() - 2))
-    for kind, parameter in (("Mul", weight), ("Add", bias)):
-        if parameter is not None:
-            result = graph.op(kind, result, graph.op("Reshape", stored(graph, parameter), shape))
+    for kind, affine in (("Mul", weight), ("Add", bias)):
+        if affine is not None:
+            result = graph.op(kind, result, graph.op("Reshape", stored(graph, affine), shape))
     return result
 
 
 def group_norm_layer(graph: GraphWriter, prefix: str, module: nn.GroupNorm, value: Value) -> str:
     """nn.GroupNorm."""
-    weight, bias = _affine(prefix, module)
+    weight, bias = (parameter(prefix, module, name) for name in ("weight", "bias"))
     return group_norm(graph, value, module.num_groups, weight, bias, module.eps)
-
-
-def _affine(prefix: str, module: nn.LayerNorm | nn.GroupNorm) -> list[Weight | None]:
-    pairs = (("weight", module.weight), ("bias", module.bias))
-    return [None if t is None else Weight(f"{prefix}.{n}", t) for n, t in pairs]
-
-
-def dropout(graph: GraphWriter, value: Value, p: float = 0.5, training: bool = True) -> str:
-    """Nothing, in eval mode."""
-    if training and p > 0:
-        raise ExportError(f"the dropout {_TRAINING}")
-    return value.name
-
-
-def _dropout_layer(graph: GraphWriter, prefix: str, module: nn.Dropout, value: Value) -> str:
-    return dropout(graph, value, module.p, module.training)
-
-
-def _layer(function: Recipe, *settings: str) -> Recipe:
-    """A layer that calls a function with its own settings, in order."""
-
-    def recipe(graph: GraphWriter, prefix: str, module: nn.Module, value: Value) -> Any:  # noqa: ANN401
-        return function(graph, value, *(getattr(module, name) for name in settings))
-
-    return recipe
 
 
 NORMALIZATION: Mapping[Callable[..., Any] | str, Recipe] = {
     functional.batch_norm: batch_norm,
     functional.layer_norm: layer_norm,
     functional.group_norm: group_norm,
-    functional.dropout: dropout,
-    functional.dropout2d: dropout,
 }
 """Recipes by function."""
 
@@ -164,21 +126,5 @@ NORMALIZATION_LAYERS: Mapping[type[nn.Module], Recipe] = {
     nn.BatchNorm3d: batch_norm_layer,
     nn.LayerNorm: layer_norm_layer,
     nn.GroupNorm: group_norm_layer,
-    nn.Dropout: _dropout_layer,
-    nn.Dropout1d: _dropout_layer,
-    nn.Dropout2d: _dropout_layer,
-    nn.Dropout3d: _dropout_layer,
-    nn.Identity: _layer(identity),
-    nn.Flatten: _layer(flatten, "start_dim", "end_dim"),
-    nn.ReLU: _layer(unary("Relu")),
-    nn.Sigmoid: _layer(unary("Sigmoid")),
-    nn.Tanh: _layer(unary("Tanh")),
-    nn.ReLU6: _layer(relu6),
-    nn.Hardtanh: _layer(clamp, "min_val", "max_val"),
-    nn.LeakyReLU: _layer(leaky_relu, "negative_slope"),
-    nn.ELU: _layer(elu, "alpha"),
-    nn.SiLU: _layer(silu),
-    nn.GELU: _layer(gelu, "approximate"),
-    nn.Softplus: _layer(softplus, "beta", "threshold"),
 }
 """Recipes by class."""

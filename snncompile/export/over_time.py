@@ -1,4 +1,4 @@
-"""What the values of an output over time become: a stack, the last one, a sum, a mean, a maximum."""
+"""What the values of an output over time become: a stack, the last one, a sum, a mean, a max."""
 
 import torch
 from onnx import helper

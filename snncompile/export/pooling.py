@@ -41,7 +41,7 @@ def _check_ceil(
 
 
 def _average(count: int) -> Recipe:
-    def recipe(
+    def recipe(  # noqa: PLR0913, PLR0917
         graph: GraphWriter, value: Value, kernel_size: Sizes, stride: Sizes | None = None,
         padding: Sizes = 0, ceil_mode: bool = False, count_include_pad: bool = True,
         divisor_override: int | None = None,
@@ -61,7 +61,7 @@ def _average(count: int) -> Recipe:
 
 
 def _maximum(count: int) -> Recipe:
-    def recipe(
+    def recipe(  # noqa: PLR0913, PLR0917
         graph: GraphWriter, value: Value, kernel_size: Sizes, stride: Sizes | None = None,
         padding: Sizes = 0, dilation: Sizes = 1, ceil_mode: bool = False,
         return_indices: bool = False,

@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 
 from snncompile.errors import ExportError
+from snncompile.export.activations import ACTIVATION_LAYERS, ACTIVATIONS
 from snncompile.export.arithmetic import ARITHMETIC, Recipe, Result
 from snncompile.export.graph import GraphWriter
 from snncompile.export.normalization import NORMALIZATION, NORMALIZATION_LAYERS
@@ -18,16 +19,25 @@ from snncompile.export.synapses import SYNAPSE_LAYERS, SYNAPSES
 from snncompile.ir.program import Program
 
 FUNCTIONS: Mapping[Callable[..., Any] | str, Recipe] = {
-    **ARITHMETIC, **SHAPES, **REDUCTIONS, **SYNAPSES, **POOLING, **NORMALIZATION,
-}  # fmt: skip
+    **ARITHMETIC,
+    **ACTIVATIONS,
+    **SHAPES,
+    **REDUCTIONS,
+    **SYNAPSES,
+    **POOLING,
+    **NORMALIZATION,
+}
 """Recipes by function, or by the name of a tensor's method that torch has no function for."""
 
 LAYS_OUT_WEIGHTS = frozenset((*SYNAPSES, *NORMALIZATION))
 """Functions whose recipes write their weights themselves, in the layout they need."""
 
 LAYERS: Mapping[type[nn.Module], Recipe] = {
-    **SYNAPSE_LAYERS, **POOLING_LAYERS, **NORMALIZATION_LAYERS,
-}  # fmt: skip
+    **SYNAPSE_LAYERS,
+    **POOLING_LAYERS,
+    **NORMALIZATION_LAYERS,
+    **ACTIVATION_LAYERS,
+}
 """Recipes by torch.nn class; a subclass counts as its base when it keeps the base's forward."""
 
 
@@ -41,7 +51,7 @@ def recipe_of_layer(program: Program, node: fx.Node) -> Recipe:
     declared = program.single_step.get(str(node.target))
     kind = declared or type(module)
     for base in kind.__mro__:
-        if base in LAYERS and (declared or type(module).forward is base.forward):
+        if base in LAYERS and (declared or type(module).forward is _forward(base)):
             return LAYERS[base]
     names = ", ".join(sorted(known.__name__ for known in LAYERS))
     raise ExportError(
@@ -50,13 +60,17 @@ def recipe_of_layer(program: Program, node: fx.Node) -> Recipe:
     )
 
 
+def _forward(kind: type[nn.Module]) -> object:
+    return kind.forward
+
+
 def recipe_of_call(node: fx.Node) -> Recipe:
     """The recipe of a call_function or call_method node.
 
     Raises:
         ExportError: There is none.
     """
-    found = FUNCTIONS.get(node.target)  # type: ignore[arg-type]
+    found = FUNCTIONS.get(node.target)
     if found is None and isinstance(node.target, str):
         found = FUNCTIONS.get(getattr(torch, node.target, node.target))
     if found is None:

@@ -15,7 +15,7 @@ Dims: TypeAlias = int | Sequence[int] | None
 
 def _axes(value: Value, dim: Dims) -> list[int]:
     rank = value.tensor.dim()
-    if dim is None or dim == () or dim == []:
+    if dim is None or (not isinstance(dim, int) and not dim):
         return list(range(rank))
     return [axis % rank for axis in ((dim,) if isinstance(dim, int) else dim)]
 

@@ -56,12 +56,10 @@ class ExportReport:
         """A few lines for people."""
         compared = self.agreement
         known = f"{self.exactness} ({self.reason})" if self.reason else self.exactness
-        return "\n".join(
-            (
-                f"{self.path}: {self.bytes:,} bytes, opset {self.opset}, {self.form} form",
-                f"  {self.nodes} nodes; functions: {', '.join(self.functions) or 'none'}",
-                f"  arithmetic: {known}",
-                f"  onnxruntime against torch, {compared.steps} steps: {compared.moved} of "
-                f"{compared.spikes:,} spikes moved, largest difference {compared.difference:.3g}",
-            )
+        return (
+            f"{self.path}: {self.bytes:,} bytes, opset {self.opset}, {self.form} form\n"
+            f"  {self.nodes} nodes; functions: {', '.join(self.functions) or 'none'}\n"
+            f"  arithmetic: {known}\n"
+            f"  onnxruntime against torch, {compared.steps} steps: {compared.moved} of "
+            f"{compared.spikes:,} spikes moved, largest difference {compared.difference:.3g}"
         )

@@ -57,9 +57,9 @@ def write_before(emitter: Emitter, draft: Draft, dimensions: Dimensions) -> Befo
         _step_input(draft.graph, before, spec, node, value)
     before.steps = _steps(program, draft.graph, before)
     computed = iter(values[len(inputs) :])
-    for spec, node in zip(program.states, states, strict=True):
-        value = next(computed) if isinstance(spec.initial, str) else None
-        before.initial[node] = _initial(draft, dimensions, spec, node, value)
+    for state, node in zip(program.states, states, strict=True):
+        given = next(computed) if isinstance(state.initial, str) else None
+        before.initial[node] = _initial(draft, dimensions, state, node, given)
     before.extras = list(computed)
     return before
 

@@ -71,7 +71,7 @@ def _pads(
     return _each(padding, len(kernel)) * 2
 
 
-def convolution(
+def convolution(  # noqa: PLR0913, PLR0917
     graph: GraphWriter, value: Value, weight: Value, bias: Value | None = None,
     stride: int | Sequence[int] = 1, padding: str | int | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1, groups: int = 1,
@@ -87,7 +87,7 @@ def convolution(
     return _over_channels(graph, product, bias, len(kernel))
 
 
-def transposed_convolution(
+def transposed_convolution(  # noqa: PLR0913, PLR0917
     graph: GraphWriter, value: Value, weight: Value, bias: Value | None = None,
     stride: int | Sequence[int] = 1, padding: int | Sequence[int] = 0,
     output_padding: int | Sequence[int] = 0, groups: int = 1, dilation: int | Sequence[int] = 1,

@@ -84,11 +84,11 @@ def _functions_entered() -> Iterator[None]:
     def apply(cls: type[Function], *args: object) -> Any:  # noqa: ANN401
         return forward_of(cls)(*args)
 
-    Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        Function.apply = original
+        Function.apply = original  # type: ignore[method-assign]
 
 
 class _Recorder(fx.Interpreter):

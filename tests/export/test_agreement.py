@@ -1,5 +1,7 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,18 +10,22 @@ from torch import nn
 from snncompile.errors import ExportError, InputError
 from snncompile.export import export_program, synapses
 from snncompile.export.exactness import Grid, exactness, grid_of
+from snncompile.export.graph import GraphWriter
+from snncompile.export.report import Form
 from snncompile.ir.program import Program
 from tests import programs
 from tests.export.runtimes import spikes
+
+Make = Callable[[], Program]
 
 
 def disturbed(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Have the exporter write other weights than torch uses."""
     plain = synapses.stored
 
-    def stored(graph: object, weight: synapses.Weight, **layout: bool) -> str:
+    def stored(graph: GraphWriter, weight: synapses.Weight, **layout: bool) -> str:
         changed = synapses.Weight(weight.name, weight.data * factor)
-        return plain(graph, changed, **layout)  # type: ignore[arg-type]
+        return plain(graph, changed, **layout)
 
     monkeypatch.setattr(synapses, "stored", stored)
 
@@ -27,9 +33,9 @@ def disturbed(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
 @pytest.mark.parametrize("form", ["step", "sequence"])
 @pytest.mark.parametrize("make", [programs.feedforward, programs.recurrent])
 def test_spikes_on_the_threshold_that_rounding_moves_are_counted(
-    make: object, form: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make: Make, form: Form, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    program: Program = make()  # type: ignore[operator]
+    program = make()
     width = int(program.placeholders()[0].meta["val"].shape[1])
     disturbed(monkeypatch, 1 - 2**-20)
 
@@ -37,7 +43,7 @@ def test_spikes_on_the_threshold_that_rounding_moves_are_counted(
         program,
         tmp_path / "net.onnx",
         form=form,
-        check=(spikes(20, 64, width),),  # type: ignore[arg-type]
+        check=(spikes(20, 64, width),),
     )
 
     assert 0 < report.agreement.moved < report.agreement.spikes / 10
@@ -48,12 +54,12 @@ def test_spikes_on_the_threshold_that_rounding_moves_are_counted(
 @pytest.mark.parametrize("form", ["step", "sequence"])
 @pytest.mark.parametrize("make", [programs.feedforward, programs.recurrent])
 def test_other_numbers_than_torchs_are_an_error_and_leave_no_file(
-    make: object, form: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make: Make, form: Form, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     disturbed(monkeypatch, 1.01)
 
-    with pytest.raises(ExportError, match="reaches .*lif.* at step 0 differs by"):
-        export_program(make(), tmp_path / "net.onnx", form=form)  # type: ignore[operator, arg-type]
+    with pytest.raises(ExportError, match=r"reaches .*lif.* at step 0 differs by"):
+        export_program(make(), tmp_path / "net.onnx", form=form)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -201,18 +207,18 @@ def timeless() -> Program:
     ],
 )
 def test_what_cannot_be_exported_is_one_clear_error_and_no_file(
-    make: object, settings: dict[str, object], error: type[Exception], message: str, tmp_path: Path
+    make: Make, settings: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
-    program = make()  # type: ignore[operator]
+    program = make()
 
     with pytest.raises(error, match=message):
-        export_program(program, tmp_path / "net.onnx", **settings)  # type: ignore[arg-type]
+        export_program(program, tmp_path / "net.onnx", **settings)
 
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="directory .*absent does not exist"):
+    with pytest.raises(InputError, match=r"directory .*absent does not exist"):
         export_program(programs.feedforward(), tmp_path / "absent" / "net.onnx")
 
 
@@ -232,7 +238,7 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_behind(
 
     monkeypatch.setattr(os, "fsync", full)
 
-    with pytest.raises(ExportError, match="cannot be written .No space left on device"):
+    with pytest.raises(ExportError, match=r"cannot be written .No space left on device"):
         export_program(programs.feedforward(), target)
 
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]

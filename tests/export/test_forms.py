@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,13 +22,15 @@ def convolutional() -> Program:
     """Its batch norm scales by dyadic numbers."""
     program = programs.convolutional()
     norm = program.root.get_submodule("norm")
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
     norm.eps = 0.0
     norm.running_var.fill_(4.0)
     program.root.eval()
     return program
 
 
-PROGRAMS = {
+PROGRAMS: dict[str, Callable[[], Program]] = {
     "feedforward": programs.feedforward,
     "recurrent": programs.recurrent,
     "convolutional": convolutional,
@@ -281,7 +284,7 @@ def test_a_learnable_decay_is_computed_by_torch(tmp_path: Path) -> None:
     root.raw = nn.Parameter(torch.tensor(0.3))
     step = programs.Step(root)
     x, membrane = step.input("x", 4), step.state("lif.membrane", 4)
-    decay = step.call(torch.sigmoid, step.graph.get_attr("raw"))
+    decay: Any = step.call(torch.sigmoid, step.graph.get_attr("raw"))
     program = step.program(step.lif(x, membrane, "lif", charge=neurons.Decay(decay)))
 
     export_program(program, tmp_path / "net.onnx")

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from snncompile.errors import ExportError
 from snncompile.export import export_program
@@ -17,6 +19,8 @@ from snncompile.ir.surrogates import Surrogate, fire
 from tests.export.runtimes import File
 from tests.programs import Step
 
+Neuron = Callable[..., tuple[Tensor, ...]]
+Run = tuple[Tensor, list[Tensor]]
 ATAN = Surrogate("atan", (2.0,))
 STEPS, BATCH, WIDTH = 8, 4, 16
 FIRES = {"threshold": 1.0, "surrogate": ATAN}
@@ -26,13 +30,12 @@ class Above(torch.autograd.Function):
     """A surrogate as users write it."""
 
     @staticmethod
-    def forward(ctx: Any, distance: Tensor, slope: float) -> Tensor:
+    def forward(ctx: FunctionCtx, distance: Tensor, slope: float) -> Tensor:
         ctx.save_for_backward(distance)
-        ctx.slope = slope if slope > 0 else 1.0
-        return distance.gt(0).float()
+        return distance.gt(0).float() if slope > 0 else distance
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
 
 
@@ -42,7 +45,7 @@ CHARGES = [
     neurons.EulerBox(0.25), neurons.Blend(0.75, 0.5), Decay(0.9), Relax(1.7),
 ]  # fmt: skip
 
-CASES: list[tuple[Any, dict[str, Any]]] = [
+CASES: list[tuple[Neuron, dict[str, Any]]] = [
     *((neurons.lif, {"charge": charge, "reset": Subtract(), **FIRES}) for charge in CHARGES),
     *(
         (neurons.lif, {"charge": Decay(0.5), "reset": reset, **FIRES, "strict": strict})
@@ -87,7 +90,7 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-def program_of(function: Any, settings: dict[str, Any]) -> tuple[Program, int]:
+def program_of(function: Neuron, settings: dict[str, Any]) -> tuple[Program, int]:
     """One neuron, driven by the input."""
     step = Step(nn.Module())
     count = 2 if function is neurons.adaptive_lif else 1
@@ -100,7 +103,7 @@ def program_of(function: Any, settings: dict[str, Any]) -> tuple[Program, int]:
     return step.program(parts[0]), count
 
 
-def definition(function: Any, settings: dict[str, Any], x: Tensor, held: list[Tensor]) -> Any:
+def definition(function: Neuron, settings: dict[str, Any], x: Tensor, held: list[Tensor]) -> Run:
     """The Python definition, over all steps."""
     outputs = []
     for current in x:
@@ -115,7 +118,7 @@ def definition(function: Any, settings: dict[str, Any], x: Tensor, held: list[Te
     ids=[f"{function.__name__}{i}" for i, (function, _) in enumerate(CASES)],
 )
 def test_a_neuron_computes_the_bits_of_its_definition_in_both_forms(
-    function: Any, settings: dict[str, Any], tmp_path: Path
+    function: Neuron, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     program, count = program_of(function, settings)
     generator = torch.Generator().manual_seed(3)
@@ -181,8 +184,9 @@ def test_learnable_settings_are_inputs_of_the_function(tmp_path: Path) -> None:
     root.threshold = nn.Parameter(torch.tensor(1.5))
     step = Step(root)
     x, membrane = step.input("x", WIDTH), step.state("lif.membrane", WIDTH)
+    decay: Any = step.graph.get_attr("decay")
     settings = {
-        "charge": Decay(step.graph.get_attr("decay")),
+        "charge": Decay(decay),
         "threshold": step.graph.get_attr("threshold"),
     }
     program = step.program(step.lif(x, membrane, "lif", **settings))
@@ -229,16 +233,16 @@ class Branching(torch.autograd.Function):
     """A surrogate that decides by the values of its tensor."""
 
     @staticmethod
-    def forward(ctx: Any, distance: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, distance: Tensor) -> Tensor:
         return distance if distance.sum() > 0 else -distance
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> Tensor:
         return grads[0]
 
 
 def test_a_surrogate_that_branches_on_its_tensor_is_refused(tmp_path: Path) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "charge": Decay(0.5), "reset": Subtract(), "threshold": 1.0,
         "surrogate": Surrogate("function", (), Branching),
     }  # fmt: skip
@@ -246,7 +250,7 @@ def test_a_surrogate_that_branches_on_its_tensor_is_refused(tmp_path: Path) -> N
     node = next(iter(program.neurons()))
     node.target, node.kwargs = neurons.lif, settings
 
-    with pytest.raises(ExportError, match="lif of neuron.*without branches on tensors"):
+    with pytest.raises(ExportError, match=r"lif of neuron.*without branches on tensors"):
         export_program(program, tmp_path / "net.onnx")
 
     assert list(tmp_path.iterdir()) == []

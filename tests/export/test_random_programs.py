@@ -26,9 +26,7 @@ def test_random_programs_export_to_the_bits_of_the_loop(program: Program, seed: 
         else torch.randint(-4, 8, (STEPS, BATCH, random_programs.WIDTH), generator=generator) / 4.0
         for spec in program.inputs
     }
-    sequences = [
-        v.expand(STEPS, *v.shape) if v.dim() == 2 else v for v in values.values()
-    ]
+    sequences = [v.expand(STEPS, *v.shape) if v.dim() == 2 else v for v in values.values()]
     held = [torch.zeros_like(state) for state in states(program, BATCH)]
 
     with TemporaryDirectory() as folder:
@@ -52,6 +50,8 @@ def test_random_programs_export_to_the_bits_of_the_loop(program: Program, seed: 
             last = program.outputs[i].reduce == "last"
             reduced = wanted[-1] if last else wanted.sum(0)
             assert np.allclose(whole[i], reduced.numpy(), rtol=0 if last else ROUNDING)
-    for by_step, by_file, final in zip(state, whole[len(program.outputs) :], after[-1], strict=True):
+    for by_step, by_file, final in zip(
+        state, whole[len(program.outputs) :], after[-1], strict=True
+    ):
         assert torch.equal(by_step, final)
         assert np.array_equal(by_file, final.numpy())

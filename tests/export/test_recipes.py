@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from snncompile.errors import ExportError
 from snncompile.export import export_program
+from snncompile.ir.program import Program
 from tests.export.runtimes import File, of_function, run_torch
 from tests.programs import Step, dyadic_
 
@@ -27,7 +28,7 @@ class Call(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, x: Tensor, y: Tensor) -> Any:
+    def forward(self, x: Tensor, y: Tensor) -> object:
         return self.function(x, y)
 
 
@@ -40,7 +41,8 @@ class Layer(nn.Module):
         self.layer = dyadic_(layer, 4.0).eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
+        result: Tensor = self.layer(x)
+        return result
 
 
 WEIGHT = torch.linspace(-1, 1, 5 * 6).reshape(5, 6)
@@ -101,7 +103,7 @@ ROUNDED: dict[str, Callable[[Tensor, Tensor], Any]] = {
 }  # fmt: skip
 
 
-def compare(program: Any, tmp_path: Path, tolerance: float, *values: Tensor) -> None:
+def compare(program: Program, tmp_path: Path, tolerance: float, *values: Tensor) -> None:
     export_program(program, tmp_path / "step.onnx", form="step", check=values)
     export_program(program, tmp_path / "sequence.onnx", form="sequence", check=values)
     outputs, _ = run_torch(program, values, ())
@@ -190,7 +192,7 @@ def described(case: object) -> str:
     return str(case).replace(" ", "").replace("(", "_").replace(")", "")
 
 
-def layer_program(layer: nn.Module, shape: tuple[int, ...]) -> Any:
+def layer_program(layer: nn.Module, shape: tuple[int, ...]) -> Program:
     step = Step(Layer(layer))
     return step.program(step.module("layer", step.input("x", *shape)))
 
