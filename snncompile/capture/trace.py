@@ -100,7 +100,7 @@ def record(
         for module in model.modules():
             frontend = frontend_of(module)
             if frontend is not None and frontend.covers(module):
-                getattr(frontend, "end", lambda *_: None)(module, recorder)
+                frontend.end(module, recorder)
         nodes = [recorder.node(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
         buffers_to_stacks(recorder.graph, nodes)
     return Trace(
