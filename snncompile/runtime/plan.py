@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx, nn
 
 from snncompile.ir.dependence import Component, components
 from snncompile.ir.operations import is_size
 from snncompile.ir.program import Output, Program, output_of
 from snncompile.runtime.code import compile_graph
 from snncompile.runtime.region import Region, Regions, step_graph
-from snncompile.runtime.stage import Gathering, Stage, gathering
+from snncompile.runtime.stage import Execution, Gathering, Stage, gathering
 from snncompile.runtime.tile import tile_graph
 
 
@@ -65,6 +65,37 @@ def make_plan(program: Program, *, tiled: bool) -> Plan:
         tuple(spec.name for spec in program.inputs),
         tuple(state.name for state in program.states),
         tuple((node.name, output) for node, output in outputs),
+    )
+
+
+def begin(
+    plan: Plan,
+    root: nn.Module,
+    inputs: tuple[Tensor, ...],
+    states: tuple[Tensor, ...],
+    span: tuple[int, int],
+) -> Execution:
+    """Start a call: compute what is the same at every step.
+
+    Args:
+        plan: The plan.
+        root: Where the program's modules live.
+        inputs: Sequences [T, N, ...], and statics as they are.
+        states: The states before the first step, each [N, ...].
+        span: The number of steps, and of steps in a tile.
+
+    Returns:
+        The call; its stages are still to be run, in the plan's order.
+    """
+    steps, tile = span
+    fixed = plan.prepare(root, *inputs, *states)
+    return Execution(
+        root,
+        steps,
+        tile,
+        dict(zip(plan.invariants, fixed, strict=True)),
+        dict(zip(plan.states, states, strict=True)),
+        {(name, "stack"): value for name, value in zip(plan.inputs, inputs, strict=True)},
     )
 
 

@@ -16,8 +16,7 @@ from snncompile.ir.program import Program
 from snncompile.runtime.code import while_tracing
 from snncompile.runtime.cost import batch_axis, bytes_per_sample
 from snncompile.runtime.observe import observable, operands, results
-from snncompile.runtime.plan import Plan, make_plan
-from snncompile.runtime.stage import Execution, gathering, reduced
+from snncompile.runtime.plan import Plan, begin, make_plan
 
 ScheduleName: TypeAlias = Literal["steps", "layers", "auto"]
 
@@ -88,21 +87,10 @@ class Runner:
             raise InputError(f"a program runs at least 1 time step, not {steps}")
         tile = self._tile(inputs, steps)
         plan = self._plans[self._planned(tile > 1, record is not None)]
-        fixed = plan.prepare(self.program.root, *inputs, *states)
-        execution = Execution(
-            self.program.root,
-            steps,
-            tile,
-            dict(zip(plan.invariants, fixed, strict=True)),
-            dict(zip(plan.states, states, strict=True)),
-            {(name, "stack"): value for name, value in zip(plan.inputs, inputs, strict=True)},
-        )
+        execution = begin(plan, self.program.root, inputs, states, (steps, tile))
         for stage in plan.stages:
             execution.run(stage)
-        values = [
-            reduced(execution.values[name, gathering(output)], output)
-            for name, output in plan.outputs
-        ]
+        values = [execution.output(name, output) for name, output in plan.outputs]
         if record is not None:
             _fill(record, self.program, values[len(self.program.outputs) :])
         outputs = tuple(values[: len(self.program.outputs)])

@@ -76,6 +76,14 @@ class Execution:
             self.values[key] = together(parts) if key[1] == "stack" else parts[0]
         self.states.update(zip(stage.states, states, strict=True))
 
+    def output(self, name: str, output: Output) -> Tensor:
+        """An output of the program, reduced over time, once all stages have run.
+
+        Raises:
+            InvalidProgramError: The output is no tensor.
+        """
+        return _reduced(self.values[name, gathering(output)], output)
+
     def _pieces(self, stage: Stage) -> Iterator[tuple[Value, ...]]:
         """What a stage's function is given, piece by piece: a step, or a tile and its length."""
         sequences = tuple(self.values[name, "stack"] for name in stage.reads)
@@ -106,12 +114,8 @@ def gathering(output: Output) -> Gathering:
     return output.reduce if output.reduce in ("last", "running_sum") else "stack"
 
 
-def reduced(gathered: Value, output: Output) -> Tensor:
-    """What the model sees of an output, from its gathered values.
-
-    Raises:
-        InvalidProgramError: The output is no tensor.
-    """
+def _reduced(gathered: Value, output: Output) -> Tensor:
+    """What the model sees of an output, from its gathered values."""
     if not isinstance(gathered, Tensor):
         raise InvalidProgramError(f"output {output.name} is no tensor; return a tensor every step")
     match output.reduce:
