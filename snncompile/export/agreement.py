@@ -231,7 +231,8 @@ def _outputs(
     taken = {node.name for node in session.get_inputs()}
     names = [node.name for node in session.get_outputs()]
     given = {name: np.ascontiguousarray(v) for name, v in feed.items() if name in taken}
-    return dict(zip(names, session.run(names, given), strict=True))
+    results = session.run(names, given)
+    return {name: np.asarray(value) for name, value in zip(names, results, strict=True)}
 
 
 def _gap(wanted: np.ndarray, got: np.ndarray) -> float:

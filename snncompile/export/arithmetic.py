@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 """ONNX recipes for what torch does element by element: arithmetic, comparisons, casts.
 
 A recipe takes the graph, then the arguments of the torch call with tensors as `Value`; it appends

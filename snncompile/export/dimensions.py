@@ -1,7 +1,7 @@
 """The sizes that an ONNX file declares: numbers, N for the batch, T for time, products of these."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import onnx
 from onnx import helper
@@ -12,6 +12,12 @@ from snncompile.ir.program import Program
 
 Batch: TypeAlias = Literal["dynamic"] | int
 Dimension: TypeAlias = int | str
+
+
+def expression_of(size: SymInt) -> Any:  # noqa: ANN401
+    """The sympy expression behind a symbolic size."""
+    known: Any = size
+    return known.node.expr
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Dimensions:
     def of(cls, program: Program, batch: Batch) -> "Dimensions":
         """Every symbol in a step's inputs and states is the batch; any other is time."""
         sizes = (size for node in program.placeholders() for size in node.meta["val"].shape)
-        expressions = (size.node.expr for size in sizes if isinstance(size, SymInt))
+        expressions = (expression_of(size) for size in sizes if isinstance(size, SymInt))
         symbols = frozenset(str(symbol) for e in expressions for symbol in e.free_symbols)
         return cls(batch, symbols)
 
@@ -41,8 +47,10 @@ class Dimensions:
     def _size(self, size: int | SymInt) -> Dimension:
         if not isinstance(size, SymInt):
             return int(size)
-        text = str(size.node.expr)
-        for symbol in sorted((str(s) for s in size.node.expr.free_symbols), key=len, reverse=True):
+        text = str(expression_of(size))
+        for symbol in sorted(
+            (str(s) for s in expression_of(size).free_symbols), key=len, reverse=True
+        ):
             text = text.replace(symbol, "N" if symbol in self.symbols else "T")
         return self.batch if text == "N" and isinstance(self.batch, int) else text
 
@@ -51,7 +59,7 @@ class Dimensions:
         sizes: list[int] = []
         for size in like.shape:
             if isinstance(size, SymInt):
-                expression = size.node.expr
+                expression = expression_of(size)
                 chosen = {
                     s: batch if str(s) in self.symbols else steps for s in expression.free_symbols
                 }

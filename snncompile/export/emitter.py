@@ -4,11 +4,12 @@ What depends on parameters alone (a decay that is the sigmoid of a parameter) is
 while the file is written, so that no runtime's sigmoid can round it differently.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate, map_arg
 
 from snncompile.errors import ExportError
 from snncompile.export.graph import GraphWriter, Value
@@ -64,13 +65,14 @@ class Emitter:
 
     def known(self, node: fx.Node) -> Any:  # noqa: ANN401
         """A folded node as an argument: a weight, or a Python value."""
-        value = self._known[node]
+        value: Any = self._known[node]
         if isinstance(value, Tensor):
             name = str(node.target) if node.op == "get_attr" else f"{origin(node)}.{node.name}"
             return Weight(name, value)
-        if isinstance(value, (tuple, list)):
-            return tuple(Weight(f"{node.name}.{i}", item) for i, item in enumerate(value))
-        return value
+        if not isinstance(value, (tuple, list)):
+            return value
+        items = enumerate(cast("Sequence[Tensor]", value))
+        return tuple(Weight(f"{node.name}.{i}", item) for i, item in items)
 
     def write(self, graph: GraphWriter, node: fx.Node, lookup: Lookup) -> Written:
         """Append the nodes that compute one call.
@@ -86,8 +88,8 @@ class Emitter:
         Raises:
             ExportError: There is no recipe; names the node, the reason and the way out.
         """
-        args = fx.node.map_arg(node.args, lookup)
-        kwargs = fx.node.map_arg(node.kwargs, lookup)
+        args = map_arg(node.args, lookup)
+        kwargs = map_arg(node.kwargs, lookup)
         graph.scope = origin(node)
         try:
             args, kwargs = _stored(graph, args, node), _stored(graph, kwargs, node)
@@ -113,7 +115,7 @@ def _stored(graph: GraphWriter, arguments: Any, node: fx.Node) -> Any:  # noqa: 
     """Write weights as initializers, except where a recipe lays them out itself."""
     if node.op == "call_module" or node.target in LAYS_OUT_WEIGHTS:
         return arguments
-    return fx.node.map_aggregate(arguments, lambda item: _as_value(graph, item))
+    return map_aggregate(arguments, lambda item: _as_value(graph, item))
 
 
 def _as_value(graph: GraphWriter, item: Any) -> Any:  # noqa: ANN401

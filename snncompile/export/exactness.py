@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 """Whether every sum in a network is exact in float32, whatever order a runtime adds in.
 
 A sum is, when its terms are multiples of a power of two and stay below 2^24 of these units. Spikes
@@ -169,13 +170,16 @@ def _checked(grid: Grid) -> Grid:
     return grid
 
 
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
 def _synapse(module: Any, grid: Known) -> Grid:  # noqa: ANN401
     weight, bias = module.weight, module.bias
     lattice = grid_of(*(t for t in (weight, bias) if t is not None))
     if grid is None or lattice is None:
         what = "its inputs" if grid is None else "its weights"
         raise _InexactError(f"adds up products, and {what} are not on a dyadic grid")
-    out = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
+    out = 1 if isinstance(module, _TRANSPOSED) else 0
     sums = weight.detach().abs().transpose(0, out).flatten(1).sum(1).max()
     bound = float(sums) * grid.bound + (0.0 if bias is None else float(bias.detach().abs().max()))
     return _checked(Grid(grid.bits + lattice.bits, bound))
@@ -208,16 +212,14 @@ def _same(module: nn.Module, grid: Known) -> Known:
 
 
 _LAYERS: Mapping[type[nn.Module], Callable[[Any, Known], Known]] = {
-    nn.Linear: _synapse,
-    nn.modules.conv._ConvNd: _synapse,
-    nn.modules.batchnorm._BatchNorm: _batch_norm,
-    nn.AvgPool1d: _average,
-    nn.AvgPool2d: _average,
-    nn.AvgPool3d: _average,
+    **dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED), _synapse),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _average),
     **dict.fromkeys(
         (
             nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
-            nn.Flatten, nn.ReLU, nn.Identity, nn.modules.dropout._DropoutNd, nn.Upsample,
+            nn.Flatten, nn.ReLU, nn.Identity, nn.Upsample, nn.Dropout,
+            nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
         ),
         _same,
     ),
@@ -266,7 +268,7 @@ _RULES: Mapping[Callable[..., Any] | str, Callable[[Sequence[Known]], Known]] = 
         _widest,
     ),
 }  # fmt: skip
-_ROUNDED_ONCE = frozenset(
+_ROUNDED_ONCE: frozenset[Any] = frozenset(
     (
         operator.truediv, torch.div, torch.clamp, torch.where, torch.abs, torch.round,
         torch.floor, torch.ceil, torch.sign, torch.minimum, operator.gt, operator.ge, operator.lt,

@@ -158,7 +158,7 @@ def _check_model(model: onnx.ModelProto) -> None:
         ExportError: They found a fault of the exporter.
     """
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(model, full_check=True)  # pyright: ignore[reportUnknownMemberType]
         shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -10,12 +10,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import onnx
 import torch
 from onnx import helper
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from snncompile.export.graph import DOMAIN, FunctionWriter, GraphWriter, Value, rename
@@ -129,8 +130,8 @@ class _BodyWriter(FunctionWriter):
         """Append the nodes of a trace; returns the names of the outputs."""
         for node in traced.nodes:
             if isinstance(node.meta.get("val"), Tensor) and node.op.startswith("call"):
-                args = fx.node.map_arg(node.args, self._argument)
-                kwargs = fx.node.map_arg(node.kwargs, self._argument)
+                args = map_arg(node.args, self._argument)
+                kwargs = map_arg(node.kwargs, self._argument)
                 result = apply(recipe_of_call(node), self, args, kwargs)
                 assert isinstance(result, str)
                 self._values[node] = Value(result, node.meta["val"])
@@ -237,7 +238,7 @@ def _configuration(key: str, value: Any) -> list[str]:  # noqa: ANN401
     if isinstance(value, Surrogate):
         return [_snake(value.function.__name__)] if value.function else []
     if isinstance(value, tuple):
-        return [_snake(type(value).__name__)]
+        return [_snake(str(type(cast("object", value)).__name__))]
     if isinstance(value, str):
         return [value]
     return [key] if value is True and not key.startswith(_BACKWARD_ONLY) else []

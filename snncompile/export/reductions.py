@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
+from torch import SymInt
 from torch.nn import functional
 
 from snncompile.errors import ExportError
@@ -36,7 +37,7 @@ def mean(graph: GraphWriter, value: Value, dim: Dims = None, keepdim: bool = Fal
     axes = _axes(value, dim)
     summed = graph.reduce("ReduceSum", value.name, axes, keep=keepdim)
     sizes = [value.tensor.shape[axis] for axis in axes]
-    if all(isinstance(size, int) for size in sizes):
+    if not any(isinstance(size, SymInt) for size in sizes):
         count = graph.constant(float(torch.Size(sizes).numel()), value.tensor.dtype)
         return graph.op("Div", summed, count)
     measured = graph.op("Gather", graph.op("Shape", value.name), graph.ints(*axes))

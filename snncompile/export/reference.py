@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import SymInt, Tensor, fx
 
-from snncompile.export.dimensions import Dimensions
+from snncompile.export.dimensions import Dimensions, expression_of
 from snncompile.ir.program import Output, Program
 from snncompile.ir.values import StepInterpreter
 
@@ -139,7 +139,7 @@ def _batch(program: Program, inputs: Sequence[Tensor]) -> int:
     """The batch size that the inputs of a step have."""
     for node, value in zip(program.placeholders(), inputs, strict=False):
         for size, seen in zip(node.meta["val"].shape, value.shape, strict=True):
-            if isinstance(size, SymInt) and size.node.expr.is_Symbol:
+            if isinstance(size, SymInt) and expression_of(size).is_Symbol:
                 return seen
     return 1
 

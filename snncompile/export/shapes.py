@@ -7,7 +7,7 @@ first size is never written as a number but left to ONNX to infer or read off a 
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import SymInt, Tensor
@@ -31,7 +31,7 @@ def reshape(graph: GraphWriter, value: Value, *sizes: Size | Sequence[Size]) -> 
 
 def _flat(sizes: Sequence[Any]) -> list[Size]:
     nested = len(sizes) == 1 and isinstance(sizes[0], (tuple, list))
-    return list(sizes[0] if nested else sizes)
+    return list(cast("Sequence[Size]", sizes[0] if nested else sizes))
 
 
 def _inferred(sizes: list[Size]) -> list[Size]:
@@ -60,7 +60,7 @@ def squeeze(graph: GraphWriter, value: Value, dim: int | Sequence[int] | None = 
     """Without dimensions of size one, given or all."""
     sizes = value.tensor.shape
     dims = range(len(sizes)) if dim is None else [dim] if isinstance(dim, int) else dim
-    ones = [d for d in dims if isinstance(sizes[d], int) and sizes[d] == 1]
+    ones = [d for d in dims if not isinstance(sizes[d], SymInt) and sizes[d] == 1]
     return graph.op("Squeeze", value.name, graph.ints(*ones)) if ones else value.name
 
 
@@ -87,14 +87,14 @@ def getitem(graph: GraphWriter, value: Value, index: Index | tuple[Index, ...]) 
     return graph.op("Unsqueeze", picked, graph.ints(*new)) if new else picked
 
 
-def _without_ellipsis(index: tuple[Index, ...], dims: int) -> list[int | slice | None]:
+def _without_ellipsis(index: tuple[Any, ...], dims: int) -> list[int | slice | None]:
     given = sum(part is not None and part is not Ellipsis for part in index)
     parts: list[int | slice | None] = []
     for part in index:
         if isinstance(part, EllipsisType):
             parts += [slice(None)] * (dims - given)
         elif part is None or (isinstance(part, (int, slice)) and not isinstance(part, bool)):
-            parts.append(part)
+            parts.append(part)  # pyright: ignore[reportUnknownArgumentType]
         else:
             raise ExportError("an index that is a tensor has no recipe; use slices or torch.where")
     return parts

@@ -169,7 +169,7 @@ def _initial(
 def write_after(draft: Draft, dimensions: Dimensions, timeline: Timeline, before: Before) -> None:
     """Write the reductions over time, the epilogue, and the model's outputs."""
     program = timeline.emitter.program
-    values = [
+    values: list[Any] = [
         reduced(timeline, dimensions, spec, node)
         for spec, node in zip(program.outputs, output_of(program.step)[0], strict=True)
     ]

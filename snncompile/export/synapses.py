@@ -6,7 +6,7 @@ a bias is never written, since it would start the sum from the bias.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,15 @@ def transposed_convolution(  # noqa: PLR0913, PLR0917
     return _over_channels(graph, product, bias, count)
 
 
+def _around(
+    padding: str | Sequence[int], kernel: Sequence[int], dilations: Sequence[int]
+) -> list[int]:
+    """Pads as torch lists them: before and after, from the last dimension to the first."""
+    count = len(kernel)
+    pads = _pads(padding, kernel, dilations)
+    return [pads[end * count + axis] for axis in reversed(range(count)) for end in (0, 1)]
+
+
 def parameter(prefix: str, module: nn.Module, name: str) -> Weight | None:
     """A parameter or buffer of a layer as its forward reads it, so that parametrizations apply."""
     tensor: Tensor | None = getattr(module, name)
@@ -122,13 +131,13 @@ def linear_layer(graph: GraphWriter, prefix: str, module: nn.Linear, value: Valu
 
 
 def convolution_layer(
-    graph: GraphWriter, prefix: str, module: nn.modules.conv._ConvNd, value: Value
+    graph: GraphWriter, prefix: str, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, value: Value
 ) -> str:
     """nn.Conv1d, 2d and 3d; padding that is not zeros is a Pad in front."""
     weight, bias = _required(prefix, module, "weight"), parameter(prefix, module, "bias")
     padding: str | tuple[int, ...] = module.padding
     if module.padding_mode != "zeros":
-        around = list(module._reversed_padding_repeated_twice)
+        around = _around(module.padding, module.kernel_size, module.dilation)
         value = Value(padded(graph, value, around, module.padding_mode), value.like)
         padding = (0,) * len(module.kernel_size)
     return convolution(
@@ -136,8 +145,11 @@ def convolution_layer(
     )
 
 
+Transposed: TypeAlias = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+
+
 def transposed_convolution_layer(
-    graph: GraphWriter, prefix: str, module: nn.modules.conv._ConvTransposeNd, value: Value
+    graph: GraphWriter, prefix: str, module: Transposed, value: Value
 ) -> str:
     """nn.ConvTranspose1d, 2d and 3d."""
     if isinstance(module.padding, str):

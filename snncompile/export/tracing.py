@@ -4,7 +4,7 @@ The bodies of the neurons are Python; so are the forwards of autograd Functions,
 step among them. Tracing goes through both, so that the exporter needs no second description.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import Function
+from torch.fx.node import map_aggregate
+from torch.fx.proxy import GraphAppendingTracer, TraceError
 
 from snncompile.errors import ExportError
 
@@ -32,17 +34,17 @@ def trace(function: Callable[..., Any], arguments: dict[str, Any]) -> fx.Graph:
         ExportError: The function decides by the values of its tensors.
     """
     graph = fx.Graph()
-    tracer = fx.proxy.GraphAppendingTracer(graph)
+    tracer = GraphAppendingTracer(graph)
     placeholders = [fx.Proxy(graph.placeholder(name), tracer) for name in arguments]
     try:
         with _functions_entered():
             result = function(*placeholders)
-    except (fx.proxy.TraceError, TypeError) as error:
+    except (TraceError, TypeError) as error:
         raise ExportError(
             f"its Python body cannot be written as a graph ({error}); write it with torch "
             "functions and without branches on tensors"
         ) from error
-    graph.output(fx.node.map_aggregate(result, lambda item: getattr(item, "node", item)))
+    graph.output(map_aggregate(result, lambda item: getattr(item, "node", item)))
     _infer(graph, list(arguments.values()))
     return graph
 
@@ -77,7 +79,7 @@ class _Context:
 
 
 @contextmanager
-def _functions_entered() -> Iterator[None]:
+def _functions_entered() -> Generator[None, None, None]:
     """Let ``Function.apply`` run its forward on proxies."""
     original = vars(Function)["apply"]
 

@@ -1,7 +1,9 @@
+# pyright: basic
 """Runs programs in torch and exported files in two ONNX runtimes, for comparison."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -82,5 +84,5 @@ def of_function(function: nn.Module, *shapes: tuple[int, ...]) -> Program:
     places = list(traced.graph.find_nodes(op="placeholder"))
     copied = {p: step.input(p.name, *s) for p, s in zip(places, shapes, strict=True)}
     result = step.graph.graph_copy(traced.graph, copied)
-    outputs = result if isinstance(result, (tuple, list)) else (result,)
+    outputs: Any = result if isinstance(result, (tuple, list)) else (result,)
     return step.program(*outputs)

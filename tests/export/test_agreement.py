@@ -1,3 +1,4 @@
+# pyright: basic
 import os
 from collections.abc import Callable
 from pathlib import Path

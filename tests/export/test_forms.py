@@ -1,3 +1,4 @@
+# pyright: basic
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snncompile.export import export_program
-from snncompile.ir import neurons
+from snncompile.ir.charges import Decay
 from snncompile.ir.program import Program
 from tests import programs
 from tests.export.runtimes import File, run_torch, spikes, states
@@ -285,7 +286,7 @@ def test_a_learnable_decay_is_computed_by_torch(tmp_path: Path) -> None:
     step = programs.Step(root)
     x, membrane = step.input("x", 4), step.state("lif.membrane", 4)
     decay: Any = step.call(torch.sigmoid, step.graph.get_attr("raw"))
-    program = step.program(step.lif(x, membrane, "lif", charge=neurons.Decay(decay)))
+    program = step.program(step.lif(x, membrane, "lif", charge=Decay(decay)))
 
     export_program(program, tmp_path / "net.onnx")
 

@@ -1,3 +1,4 @@
+# pyright: basic
 from collections.abc import Callable
 from operator import getitem
 from pathlib import Path
@@ -13,8 +14,19 @@ from torch.autograd.function import FunctionCtx
 from snncompile.errors import ExportError
 from snncompile.export import export_program
 from snncompile.ir import neurons
-from snncompile.ir.neurons import Decay, Hard, Integrate, Keep, Relax, Subtract
+from snncompile.ir.charges import (
+    Blend,
+    Decay,
+    Euler,
+    EulerBox,
+    Integrate,
+    Leak,
+    LeakRate,
+    Relax,
+    RelaxRate,
+)
 from snncompile.ir.program import Program
+from snncompile.ir.resets import Hard, Keep, Subtract
 from snncompile.ir.surrogates import Surrogate, fire
 from tests.export.runtimes import File
 from tests.programs import Step
@@ -40,9 +52,9 @@ class Above(torch.autograd.Function):
 
 
 CHARGES = [
-    Integrate(), Decay(0.5), Relax(2.0), Relax(2.0, 0.25), neurons.Leak(4.0, 0.5),
-    neurons.RelaxRate(0.25, -0.5), neurons.LeakRate(0.5), neurons.Euler(0.25, 0.5),
-    neurons.EulerBox(0.25), neurons.Blend(0.75, 0.5), Decay(0.9), Relax(1.7),
+    Integrate(), Decay(0.5), Relax(2.0), Relax(2.0, 0.25), Leak(4.0, 0.5),
+    RelaxRate(0.25, -0.5), LeakRate(0.5), Euler(0.25, 0.5),
+    EulerBox(0.25), Blend(0.75, 0.5), Decay(0.9), Relax(1.7),
 ]  # fmt: skip
 
 CASES: list[tuple[Neuron, dict[str, Any]]] = [
@@ -78,7 +90,7 @@ CASES: list[tuple[Neuron, dict[str, Any]]] = [
         ]
     ),
     *(
-        (neurons.adaptive_lif, {"charge": neurons.Euler(0.5), "rate": 0.25, "jump": 0.5,
+        (neurons.adaptive_lif, {"charge": Euler(0.5), "rate": 0.25, "jump": 0.5,
                                 "reset": reset, **FIRES, "detach": detach})
         for reset, detach in [(Subtract(), False), (Hard(), True)]
     ),

@@ -1,3 +1,4 @@
+# pyright: basic
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ NORMS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.BatchNorm2d(3, affine=False), (3, 4, 4)),
     (nn.BatchNorm3d(2), (2, 2, 2, 2)),
     (nn.LayerNorm(6), (6,)),
-    (nn.LayerNorm((3, 4), elementwise_affine=False), (3, 4)),
+    (nn.LayerNorm([3, 4], elementwise_affine=False), (3, 4)),
     (nn.GroupNorm(2, 4), (4, 3, 3)),
     (nn.SiLU(), (4,)),
     (nn.GELU(), (4,)),
