@@ -179,10 +179,10 @@ class Transformed(nn.Module):
         states: list[Tensor] = []
         batch = 1 if compiled.batch is None else inputs[compiled.batch[0]].shape[compiled.batch[1]]
         for state, seen in zip(compiled.program.states, compiled.state_dtypes, strict=True):
-            if isinstance(state.initial, str):
-                states.append(waiting.pop(0))
-                continue
             shape = tuple(size if isinstance(size, int) else batch for size in state.shape)
+            if isinstance(state.initial, str):
+                states.append(waiting.pop(0).expand(shape))
+                continue
             held = self._hidden.get(state.label) if state.carried else None
             if held is not None and held.shape == shape:
                 states.append(held)

@@ -181,7 +181,7 @@ class ProgramBuilder:
             caller_loops=self.caller_loops,
             whole=frozenset(self.whole),
             single_step=self.trace.single_step,
-            constants=self.trace.constants,
+            constants=self._used_constants(step, after),
             notes=self.notes,
         )
         name_reductions(program)
@@ -239,6 +239,13 @@ class ProgramBuilder:
     def _add_unused(self, source: fx.Node) -> None:
         if source not in {read for read, _, _ in self._inputs}:
             self.input(source, None)
+
+    def _used_constants(self, *graphs: fx.Graph) -> dict[str, Tensor]:
+        """The constants that the graphs read; a trace also meets some that it drops."""
+        prologue = self._prologue()
+        every = [*graphs, prologue] if prologue is not None else graphs
+        read = {str(node.target) for graph in every for node in graph.find_nodes(op="get_attr")}
+        return {name: value for name, value in self.trace.constants.items() if name in read}
 
     def _prologue_needed(self) -> bool:
         sources = [source for source, _, _ in self._inputs]

@@ -44,24 +44,30 @@ class LoweringRecorder(Recorder):
         return tuple(distinct)
 
     def state(
-        self, module: nn.Module, key: str, like: Tensor, initial: float = 0.0, *, carried: bool
+        self,
+        module: nn.Module,
+        key: str,
+        like: Tensor,
+        initial: float | Tensor = 0.0,
+        *,
+        carried: bool,
     ) -> Tensor:
         """A state before the first step; see `snncompile.frontends.lowering.Lowering`."""
         label = f"{self.names.get(id(module), '')}.{key}".lstrip(".")
-        label = label if carried else f"{label}"
+        start = self.node(initial) if isinstance(initial, Tensor) else float(initial)
         known = self.states.get(label)
-        if known is not None and known.carried == carried and known.initial == initial:
+        if known is not None and known.carried == carried and known.initial == start:
             value = known.node.meta["val"]
             if value.shape == like.shape:
                 return value
         while label in self.states:
             label += "'"
         with self.paused(), torch.no_grad():
-            value = torch.full_like(like, initial)
+            value = torch.zeros_like(like) + initial
         node = self.graph.placeholder(label.replace(".", "_").replace("'", "_"))
         node.meta["val"] = value
         self.bind(value, node)
-        self.states[label] = RecordedState(node, label, float(initial), carried)
+        self.states[label] = RecordedState(node, label, start, carried)
         return value
 
     def finish(self, state: Tensor, value: Tensor) -> None:

@@ -29,13 +29,13 @@ class RecordedState:
     Attributes:
         node: The placeholder that stands for its value before the first step.
         label: Module and key, e.g. ``layer1.lif.membrane``.
-        initial: The number that fills it.
+        initial: The number that fills it, or the node that computes it.
         carried: It survives the call.
     """
 
     node: fx.Node
     label: str
-    initial: float
+    initial: float | fx.Node
     carried: bool
 
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from traceback import FrameSummary, extract_tb
 from typing import Any
@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
-from snncompile.capture.attributes import attributes_restored
+from snncompile.capture.attributes import attributes_restored, reachable
 from snncompile.capture.buffers import buffers_to_stacks
 from snncompile.capture.functions import functions_intercepted, recorded_whole
 from snncompile.capture.lowering import LoweringRecorder
@@ -89,7 +89,7 @@ def record(
     for i, node in zip(tensors, inputs, strict=True):
         leaves[i] = node.meta["val"]
     fake_args, fake_kwargs = pytree.tree_unflatten(leaves, spec)
-    with attributes_restored(model), _active(model, recorder, mode):
+    with attributes_restored(*reachable(model)), _active(model, recorder, mode):
         try:
             result = model(*fake_args, **fake_kwargs)
         except SnncompileError:
@@ -97,10 +97,7 @@ def record(
         except Exception as error:
             raise _explained(model, error) from error
         flat, result_spec = pytree.tree_flatten(result)
-        for module in model.modules():
-            frontend = frontend_of(module)
-            if frontend is not None and frontend.covers(module):
-                frontend.end(module, recorder)
+        _end(model, recorder)
         nodes = [recorder.node(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
         buffers_to_stacks(recorder.graph, nodes)
     return Trace(
@@ -117,6 +114,35 @@ def record(
         recorder.sequence_layers,
         recorder.whole,
     )
+
+
+def _end(model: nn.Module, recorder: LoweringRecorder) -> None:
+    """Note what forward did to hidden states after their last step: clear them, at most."""
+    stepped = dict(recorder.finished)
+    for module in model.modules():
+        frontend = frontend_of(module)
+        if frontend is not None and frontend.covers(module):
+            frontend.end(module, recorder)
+    written = {s: v for s, v in recorder.finished.items() if stepped.get(s) is not v}
+    recorder.finished = stepped
+    for label, state in recorder.states.items():
+        value = written.get(state.node)
+        if value is None or not state.carried:
+            continue
+        if not _fills(value, state.initial):
+            raise CaptureError(
+                f"the state '{label}' is written after its neuron's last step; only clearing it "
+                "can be captured, anything else belongs into the step"
+            )
+        recorder.states[label] = replace(state, carried=False)
+
+
+def _fills(value: fx.Node, initial: float | fx.Node) -> bool:
+    """Whether a node is a tensor filled with a state's initial number."""
+    name = value.target if isinstance(value.target, str) else getattr(value.target, "__name__", "")
+    if name in {"zeros_like", "zeros", "new_zeros"}:
+        return initial == 0.0
+    return name == "full_like" and value.args[1:] == (initial,)
 
 
 def _within(tensor: Tensor, dynamic: tuple[int, ...]) -> tuple[int, ...]:

@@ -42,7 +42,13 @@ class Lowering(Protocol):
         ...
 
     def state(
-        self, module: nn.Module, key: str, like: Tensor, initial: float = 0.0, *, carried: bool
+        self,
+        module: nn.Module,
+        key: str,
+        like: Tensor,
+        initial: float | Tensor = 0.0,
+        *,
+        carried: bool,
     ) -> Tensor:
         """A state of the program: its value before the first step, filled with `initial`.
 
@@ -50,7 +56,7 @@ class Lowering(Protocol):
             module: The module it belongs to; names the state together with `key`.
             key: What it is: "membrane", "current", "adaptation", "spikes".
             like: A tensor whose shape and dtype it has.
-            initial: The number that fills it.
+            initial: The number that fills it, or a tensor that broadcasts to its shape.
             carried: It survives from call to call until it is reset.
         """
         ...

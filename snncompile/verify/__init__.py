@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from snncompile.capture.attributes import attributes_restored
+from snncompile.capture.attributes import attributes_restored, reachable
 from snncompile.module import Transformed
 from snncompile.runtime.schedule import Recording
 from snncompile.verify.caller import call
@@ -85,8 +85,7 @@ def _preserved(model: nn.Module, transformed: Transformed, seed: int) -> Iterato
     buffers = {*model.buffers(), *transformed.buffers()}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
-        stack.enter_context(attributes_restored(model))
-        stack.enter_context(attributes_restored(transformed))
+        stack.enter_context(attributes_restored(*reachable(model), *transformed.modules()))
         saved = {buffer: buffer.clone() for buffer in buffers}
         torch.manual_seed(seed)
         reset(model)
