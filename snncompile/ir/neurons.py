@@ -10,156 +10,35 @@ spike does to it, a `Surrogate` how the gradient passes the threshold.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from snncompile.ir.charges import (
+    Blend,
+    Charge,
+    Charged,
+    Decay,
+    Euler,
+    EulerBox,
+    Integrate,
+    Leak,
+    LeakRate,
+    Number,
+    Relax,
+    RelaxRate,
+)
+from snncompile.ir.counts import rounded
+from snncompile.ir.resets import DelayedReset, Hard, Keep, Reset, Subtract
 from snncompile.ir.surrogates import Surrogate, fire
 
-Number: TypeAlias = float | Tensor
-
-
-class Integrate(NamedTuple):
-    """membrane + current: no leak."""
-
-    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
-        """The charged membrane, [N, ...]."""
-        return membrane + current
-
-
-class Decay(NamedTuple):
-    """decay * membrane + current: the leak scales the membrane, the current is added as is."""
-
-    decay: Number
-
-    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
-        """The charged membrane, [N, ...]."""
-        return self.decay * membrane + current
-
-
-class Relax(NamedTuple):
-    """membrane + (current - (membrane - rest)) / tau: the current is divided by tau too."""
-
-    tau: Number
-    rest: float = 0.0
-
-    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
-        """The charged membrane, [N, ...]."""
-        return membrane + (current - (membrane - self.rest)) / self.tau
-
-
-class Leak(NamedTuple):
-    """membrane - (membrane - rest) / tau + current."""
-
-    tau: Number
-    rest: float = 0.0
-
-    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
-        """The charged membrane, [N, ...]."""
-        return membrane - (membrane - self.rest) / self.tau + current
-
-
-class RelaxRate(NamedTuple):
-    """membrane + (current - (membrane - rest)) * rate: `Relax` with a learnable 1 / tau."""
-
-    rate: Number
-    rest: float = 0.0
-
-    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
-        """The charged membrane, [N, ...]."""
-        return membrane + (current - (membrane - self.rest)) * self.rate
-
-
-class LeakRate(NamedTuple):
-    """membrane - (membrane - rest) * rate + current: `Leak` with a learnable 1 / tau."""
-
-    rate: Number
-    rest: float = 0.0
-
-    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
-        """The charged membrane, [N, ...]."""
-        return membrane - (membrane - self.rest) * self.rate + current
-
-
-class Euler(NamedTuple):
-    """membrane + rate * ((rest - membrane) + current): an Euler step of the leaky membrane."""
-
-    rate: Number
-    rest: Number = 0.0
-
-    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
-        """The charged membrane, [N, ...]."""
-        return membrane + self.rate * ((self.rest - membrane) + current)
-
-
-class EulerBox(NamedTuple):
-    """membrane + rate * ((current + rest) - membrane): `Euler`, summed in another order."""
-
-    rate: Number
-    rest: Number = 0.0
-
-    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
-        """The charged membrane, [N, ...]."""
-        return membrane + self.rate * (current + self.rest - membrane)
-
-
-class Blend(NamedTuple):
-    """current * gain + decay * membrane: a resistor-capacitor membrane (Lapicque)."""
-
-    gain: Number
-    decay: Number
-
-    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
-        """The charged membrane, [N, ...]."""
-        return current * self.gain + self.decay * membrane
-
-
-class Charged(NamedTuple):
-    """current: the nodes before the neuron have charged the membrane already."""
-
-    def __call__(self, current: Tensor, membrane: Tensor) -> Tensor:
-        """The charged membrane, [N, ...]."""
-        return current
-
-
-Charge: TypeAlias = (
-    Integrate | Decay | Relax | Leak | RelaxRate | LeakRate | Euler | EulerBox | Blend | Charged
-)
-
-
-class Subtract(NamedTuple):
-    """A spike lowers the membrane by the threshold; `detach` stops the gradient through it."""
-
-    detach: bool = False
-
-    def __call__(self, membrane: Tensor, spikes: Tensor, threshold: Number) -> Tensor:
-        """The membrane after the reset, [N, ...]."""
-        emitted = spikes.detach() if self.detach else spikes
-        return membrane - emitted * threshold
-
-
-class Hard(NamedTuple):
-    """A spike sets the membrane to `value`; `detach` stops the gradient through it."""
-
-    value: Number = 0.0
-    detach: bool = False
-
-    def __call__(self, membrane: Tensor, spikes: Tensor, threshold: Number) -> Tensor:  # noqa: ARG002
-        """The membrane after the reset, [N, ...]."""
-        emitted = spikes.detach() if self.detach else spikes
-        return emitted * self.value + (1.0 - emitted) * membrane
-
-
-class Keep(NamedTuple):
-    """A spike leaves the membrane as it is."""
-
-    def __call__(self, membrane: Tensor, spikes: Tensor, threshold: Number) -> Tensor:  # noqa: ARG002
-        """The membrane, unchanged, [N, ...]."""
-        return membrane
-
-
-Reset: TypeAlias = Subtract | Hard | Keep
+__all__ = [
+    "NEURONS", "SPIKING", "Blend", "Charge", "Charged", "Decay", "DelayedReset", "Euler",
+    "EulerBox", "Hard", "Integrate", "Keep", "Leak", "LeakRate", "Number", "Relax", "RelaxRate",
+    "Reset", "Subtract", "adaptive_lif", "delayed_lif", "integer_lif", "integrator", "lif",
+    "rectified_lif", "synaptic_current",
+]  # fmt: skip
 
 
 def lif(  # noqa: PLR0913
@@ -232,27 +111,6 @@ def rectified_lif(  # noqa: PLR0913
     return spikes, reset(charged, spikes, threshold)
 
 
-class _RoundWithin(torch.autograd.Function):
-    """round(clamp(x, 0, levels)), with gradient 1 inside the clamp."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(drive: Tensor, levels: float) -> Tensor:
-        return torch.round(torch.clamp(drive, 0, levels))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001, ARG004
-        ctx.save_for_backward(inputs[0])
-        ctx.levels = inputs[1]
-
-    @staticmethod
-    def backward(ctx, *grad_outputs: Tensor):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN205
-        (drive,) = ctx.saved_tensors
-        inside = (drive >= 0) & (drive <= ctx.levels)
-        return grad_outputs[0] * inside.to(drive.dtype), None
-
-
 def integer_lif(  # noqa: PLR0913
     current: Tensor,
     membrane: Tensor,
@@ -278,7 +136,7 @@ def integer_lif(  # noqa: PLR0913
         Counts and the membrane after the reset, each [N, ...].
     """
     charged = charge(current, membrane)
-    counts: Tensor = _RoundWithin.apply(charged / threshold, levels)
+    counts = rounded(charged / threshold, levels)
     return counts, reset(charged, counts, threshold)
 
 
@@ -288,7 +146,7 @@ def delayed_lif(  # noqa: PLR0913
     *,
     charge: Charge,
     threshold: Number,
-    reset: Literal["subtract", "zero_state", "zero", "zero_subtract", "none"],
+    reset: DelayedReset,
     surrogate: Surrogate,
     gain: Number = 1.0,
     reset_now: Literal["subtract", "zero", "none"] = "none",
@@ -296,10 +154,7 @@ def delayed_lif(  # noqa: PLR0913
     """A neuron whose reset takes effect one step after its spike (snnTorch).
 
     The state is the membrane before the reset; whether it fired last step is read off it again,
-    and that signal carries no gradient. "subtract" takes the threshold off undecayed;
-    "zero_state" clears the membrane before it is charged, "zero" multiplies the charged membrane
-    by 1 - fired, "zero_subtract" takes fired * charged off it. `reset_now` adds the reset of this
-    step's spikes (reset_delay=False), with gradient.
+    and that signal carries no gradient.
 
     Args:
         current: Input current, [N, ...].
@@ -309,26 +164,27 @@ def delayed_lif(  # noqa: PLR0913
         reset: What last step's spike does.
         surrogate: The derivative that replaces the step's.
         gain: Amplitude of a spike.
-        reset_now: What this step's spike does at once, beyond last step's.
+        reset_now: What this step's spike does at once, beyond last step's, with gradient.
 
     Returns:
         Spikes times gain and the membrane, each [N, ...].
     """
     fired = fire(membrane - threshold, surrogate, strict=True).detach()
-    if reset == "zero_state":
-        membrane = (1 - fired) * membrane
-    charged = charge(current, membrane)
-    if reset == "subtract":
-        charged = charged - fired * threshold
-    elif reset == "zero":
-        charged = charged * (1 - fired)
-    elif reset == "zero_subtract":
-        charged = charged - fired * charged
+    kept = (1 - fired) * membrane if reset == "zero_state" else membrane
+    charged = _reset_late(charge(current, kept), fired, threshold, reset)
     spikes = fire(charged - threshold, surrogate, strict=True) * gain
     if reset_now == "none":
         return spikes, charged
     again = spikes / gain - fired
     return spikes, charged - again * (threshold if reset_now == "subtract" else charged)
+
+
+def _reset_late(charged: Tensor, fired: Tensor, threshold: Number, reset: DelayedReset) -> Tensor:
+    if reset == "subtract":
+        return charged - fired * threshold
+    if reset == "zero":
+        return charged * (1 - fired)
+    return charged - fired * charged if reset == "zero_subtract" else charged
 
 
 def adaptive_lif(  # noqa: PLR0913

@@ -2,8 +2,8 @@
 
 A surrogate is a value: its name and its parameters. `DERIVATIVES` holds, for every name, the
 derivative that stands in for the step's at `distance` (membrane minus threshold, any shape).
-The names and parameters are the libraries' own; semantics.md of the project lists where two
-libraries give one name to two formulas, and those have two names here.
+The names and parameters are the libraries' own; where two libraries give one name to two
+formulas, those have two names here.
 """
 
 import math
@@ -184,12 +184,12 @@ class _Fire(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(distance: Tensor, surrogate: Surrogate, strict: bool) -> Tensor:  # noqa: FBT001
+    def forward(distance: Tensor, surrogate: Surrogate, strict: bool) -> Tensor:
         fired = distance > 0 if strict else distance >= 0
         return fired.to(distance.dtype)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401, ARG004
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
         distance, surrogate, _ = inputs
         ctx.surrogate = surrogate
         ctx.save_for_backward(distance)
@@ -208,10 +208,13 @@ def fire(distance: Tensor, surrogate: Surrogate, *, strict: bool) -> Tensor:
         distance: Membrane minus threshold, any shape.
         surrogate: The derivative used backward.
         strict: Fire at ``distance > 0``; otherwise at ``distance >= 0``.
+
+    Returns:
+        The spikes; their gradient is the surrogate's derivative.
     """
     if surrogate.function is not None:
-        return surrogate.function.apply(distance, *surrogate.parameters)
-    return _Fire.apply(distance, surrogate, strict)
+        return surrogate.function.apply(distance, *surrogate.parameters)  # type: ignore[no-untyped-call, no-any-return]
+    return _Fire.apply(distance, surrogate, strict)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def spike(distance: Tensor, *, surrogate: Surrogate, strict: bool = False) -> tuple[Tensor]:
