@@ -222,7 +222,14 @@ def _session(model: bytes, *, optimized: bool) -> onnxruntime.InferenceSession:
     options.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     )
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base but this one
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"export: onnxruntime {onnxruntime.__version__} does not load the graph ({reason}); "
+            "try another opset, or a newer onnxruntime"
+        ) from error
 
 
 def _outputs(

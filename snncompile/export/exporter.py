@@ -21,7 +21,7 @@ from snncompile.export.exactness import LARGEST_INPUT, exactness
 from snncompile.export.graph import GraphWriter, Names
 from snncompile.export.neurons import FunctionLibrary
 from snncompile.export.reference import example_call, run
-from snncompile.export.report import ExportReport, Form
+from snncompile.export.report import Agreement, ExportReport, Form
 from snncompile.export.sequence_form import write_sequence
 from snncompile.export.step_form import write_step
 from snncompile.ir.program import Program
@@ -29,6 +29,9 @@ from snncompile.ir.program import Program
 CHECKED_STEPS = 4
 CHECKED_BATCH = 2
 """How many steps and samples the comparison with torch runs, if the caller gives no inputs."""
+
+LARGEST_FILE = 2**31 - 2**20
+"""Protobuf ends at 2 GiB; some room is left for the graph itself."""
 
 _FORMS = {"step": write_step, "sequence": write_sequence}
 
@@ -44,8 +47,7 @@ def export_program(  # noqa: PLR0913
 ) -> ExportReport:
     """Write a program as an ONNX file that any runtime of the opset's time loads.
 
-    Neurons are local functions of the domain "snn", weights are float32, the batch and the number
-    of steps may differ from run to run, and every state is an input and an output.
+    Neurons are local functions of the domain "snn"; every state is an input and an output.
 
     Args:
         program: The program; its layers in eval mode, its nodes with ``meta["val"]``.
@@ -67,20 +69,24 @@ def export_program(  # noqa: PLR0913
     _check_arguments(target, form, batch, opset)
     known, reason = exactness(program)
     draft, model = _written(program, form, batch, opset)
-    metadata = {"exactness": known, "exactness_reason": reason, "form": form}
-    _describe(model, {**_about(program, draft, form), **metadata})
+    about = _about(program, draft, form)
+    _describe(model, {**about, "exactness": known, "exactness_reason": reason, "form": form})
     _check_model(model)
-    found = thresholds(program)
-    probed_draft, probed = _written(program, form, "dynamic", opset, probes(found))
-    call = check if check is not None else _example(program, batch)
-    reference = run(program, call, probes(found))
     data = model.SerializeToString()
-    comparison = Comparison(program, reference, form)
-    agreement = comparison.check(call, probed_draft, probed.SerializeToString(), data)
+    agreement = _compared(program, form, opset, check or _example(program, batch), data)
     write_atomically(target, data)
-    names = tuple(function.name for function in model.functions)
-    nodes = len(model.graph.node)
+    names, nodes = tuple(f.name for f in model.functions), len(model.graph.node)
     return ExportReport(target, len(data), form, opset, nodes, names, known, reason, agreement)
+
+
+def _compared(
+    program: Program, form: Form, opset: int, call: tuple[Tensor, ...], data: bytes
+) -> Agreement:
+    """Compare a serialized model with torch, neuron by neuron."""
+    watched = probes(thresholds(program))
+    draft, probed = _written(program, form, "dynamic", opset, watched)
+    comparison = Comparison(program, run(program, call, watched), form)
+    return comparison.check(call, draft, probed.SerializeToString(), data)
 
 
 def _check_arguments(path: Path, form: str, batch: object, opset: int) -> None:
@@ -151,12 +157,27 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _check_size(model: onnx.ModelProto) -> None:
+    """Refuse what one protobuf file cannot hold.
+
+    Raises:
+        ExportError: The model is too large.
+    """
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if size > LARGEST_FILE:
+        raise ExportError(
+            f"export: the weights take {size:,} bytes, and one ONNX file holds {LARGEST_FILE:,}; "
+            "export parts of the network, or a smaller one"
+        )
+
+
 def _check_model(model: onnx.ModelProto) -> None:
     """ONNX's own checks, with shapes.
 
     Raises:
-        ExportError: They found a fault of the exporter.
+        ExportError: The model is too large, or they found a fault of the exporter.
     """
+    _check_size(model)
     try:
         onnx.checker.check_model(model, full_check=True)  # pyright: ignore[reportUnknownMemberType]
         shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)

@@ -1,6 +1,7 @@
 # pyright: basic
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from snncompile.errors import ExportError
 from snncompile.export import export_program
 from snncompile.ir.charges import Decay
-from snncompile.ir.program import Program
+from snncompile.ir.program import Input, Program
 from tests import programs
 from tests.export.runtimes import File, run_torch, spikes, states
 
@@ -297,3 +299,55 @@ def test_a_learnable_decay_is_computed_by_torch(tmp_path: Path) -> None:
     assert "Sigmoid" not in kinds
     assert_equal(got[0], torch.stack([made[0] for made in outputs]))
     assert_equal(got[1], after[-1][0])
+
+
+def surrounded() -> Program:
+    """The call gives [N, T, 6] and a membrane; before the steps it is scaled, after them read."""
+    step = programs.Step(programs.dyadic_(nn.ModuleDict({"head": nn.Linear(6, 2)}), 4.0))
+    x, membrane = step.input("scaled", 6), step.state("lif.membrane", 6)
+    program = step.program(step.lif(x, membrane, "lif"))
+    before, after = fx.Graph(), fx.Graph()
+    frames, held = before.placeholder("frames"), before.placeholder("held")
+    scaled = before.call_function(torch.mul, (frames, 0.5))
+    first = before.call_function(torch.full_like, (held, 2.0))
+    before.output((scaled, first, held))
+    spikes_over_time, offset = after.placeholder("out0"), after.placeholder("held_before")
+    total = after.call_function(torch.sum, (spikes_over_time,), {"dim": 0})
+    after.output(
+        (after.call_function(torch.add, (after.call_module("head", (total,)), 1.0)), offset)
+    )
+    example = torch.zeros(BATCH, STEPS, 6), torch.zeros(BATCH, 6)
+    for node, value in zip(
+        (frames, held, scaled, first), (*example, example[0], example[1]), strict=True
+    ):
+        node.meta["val"] = value
+    for node in after.nodes:
+        node.meta["val"] = torch.zeros(BATCH, 2)
+    program.prologue, program.epilogue, program.time = before, after, STEPS
+    program.inputs = (Input("scaled", "sequence", 1),)
+    program.states = (replace(program.states[0], initial="lif_membrane"),)
+    return program
+
+
+def test_what_happens_before_and_after_the_steps_is_part_of_a_sequence_file(tmp_path: Path) -> None:
+    program = surrounded()
+    frames, held = spikes(BATCH, STEPS, 6) * 2, spikes(BATCH, 6, seed=4)
+
+    export_program(program, tmp_path / "net.onnx", check=(frames, held))
+
+    file = File(tmp_path / "net.onnx")
+    outputs, after = run_torch(program, [frames.transpose(0, 1) / 2], [torch.full((BATCH, 6), 2.0)])
+    total = torch.stack([made[0] for made in outputs]).sum(0)
+    got = file(frames, held)
+    assert file.inputs == ["frames", "held"]
+    assert_equal(got[0], program.root.get_submodule("head")(total).detach() + 1.0)
+    assert_equal(got[1], held)
+    assert_equal(got[2], after[-1][0])
+    assert 0 < total.mean() < STEPS
+
+
+def test_inputs_that_are_computed_before_the_steps_have_no_step_form(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"inputs \(scaled\).*export with form='sequence'"):
+        export_program(surrounded(), tmp_path / "net.onnx", form="step")
+
+    assert list(tmp_path.iterdir()) == []
