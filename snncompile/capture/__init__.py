@@ -18,6 +18,7 @@ from snncompile.capture.raising import raise_neurons
 from snncompile.capture.reroll import reroll
 from snncompile.capture.trace import Trace, record
 from snncompile.errors import CaptureError, InputError
+from snncompile.frontends import frontend_of
 from snncompile.ir.program import Program
 from snncompile.ir.values import BATCH_HINT
 from snncompile.ir.verifier import verify_program
@@ -71,8 +72,20 @@ def capture(
         program = _of_sequence(model, *stepped, error)
     _check_time(program, time_steps)
     raise_neurons(program)
+    program.notes += _silent_hooks(model)
     verify_program(program)
     return program
+
+
+def _silent_hooks(model: nn.Module) -> list[str]:
+    """Notes about forward hooks that the program does not run: those of lowered modules."""
+    notes: list[str] = []
+    for name, module in model.named_modules():
+        frontend = frontend_of(module)
+        lowered = frontend is not None and (frontend.covers(module) or frontend.stateless(module))
+        if lowered and (module._forward_hooks or module._forward_pre_hooks):
+            notes.append(f"forward hooks of '{name}' do not run: it is lowered, not called")
+    return notes
 
 
 def _stepwise(

@@ -8,7 +8,7 @@ from torch import SymInt, fx
 from snncompile.capture.builder import ProgramBuilder
 from snncompile.capture.epilogue import EpilogueWriter
 from snncompile.capture.loop import Read
-from snncompile.capture.rolling import Earlier, Here, Rolled
+from snncompile.capture.rolling import Earlier, Here, Rolled, is_zero
 from snncompile.capture.trace import Trace
 
 
@@ -70,7 +70,7 @@ class LoopEpilogue(EpilogueWriter):
         if node.target is not operator.add or key not in sources or len(sources) != 2:  # noqa: PLR2004
             return None
         readers = sum(key in found or Here(j) in found for found in self.rolled.sources)
-        if readers != 1 or not _is_zero(self.rolled.initial.get(key, 0.0)):
+        if readers != 1 or not is_zero(self.rolled.initial.get(key, 0.0)):
             return None
         other = sources[1 - sources.index(key)]
         return self.made[other.position] if isinstance(other, Here) else None
@@ -122,12 +122,6 @@ def _follows(read: Read, steps: int, measured: set[fx.Node]) -> bool:
     if isinstance(size, SymInt):
         return size.node.maybe_as_int() == steps
     return size == steps and read.source in measured
-
-
-def _is_zero(initial: fx.Node | float) -> bool:
-    if isinstance(initial, fx.Node):
-        return initial.target in {torch.zeros, torch.zeros_like}
-    return initial == 0.0
 
 
 def _descendants(nodes: list[fx.Node]) -> set[fx.Node]:

@@ -9,15 +9,18 @@ A state that is charged, compared through a surrogate and reset is a LIF neuron,
 Raised or not, the program computes the same; a raised neuron runs as one scan and passes know it.
 """
 
+import itertools
 import operator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
+from snncompile.ir.effects import has_effect
 from snncompile.ir.elementwise import is_autograd_function
 from snncompile.ir.neurons import Charge, Decay, Hard, Integrate, Relax, Reset, Subtract, lif
-from snncompile.ir.program import Program
+from snncompile.ir.program import Program, State
 from snncompile.ir.surrogates import Surrogate
 from snncompile.ir.values import refresh
 
@@ -45,19 +48,34 @@ def raise_neurons(program: Program) -> int:
     Returns:
         How many were raised.
     """
-    raised = 0
-    placeholders = {node.name: node for node in program.placeholders()}
+    before = program.states
+    states: list[State] = []
     for state in program.states:
-        node = placeholders[state.name]
+        node = program.placeholder(state.name)
         found = _match(node, program.next_states()[state.name])
+        states.append(state)
         if found is not None:
             _replace(program, node, found)
-            raised += 1
-            program.notes.append(f"raised {found.spikes.name} to a lif neuron (hand-written)")
+            states[-1] = _named(program, node, state, found)
+            program.states = (*states, *program.states[len(states) :])
+    raised = sum(new is not old for new, old in zip(states, before, strict=True))
     if raised:
-        program.step.eliminate_dead_code(lambda n: n.op in {"placeholder", "output"})
+        program.step.eliminate_dead_code(lambda node: has_effect(program, node))
         refresh(program)
     return raised
+
+
+def _named(program: Program, node: fx.Node, state: State, neuron: _Neuron) -> State:
+    """The state of a raised neuron, called the membrane it is; a note says so."""
+    function = neuron.spikes.target.__self__.__name__  # type: ignore[union-attr]
+    module = neuron.spikes.meta.get("module", "")
+    taken = {other.label for other in program.states}
+    labels = (f"{module}.membrane{i or ''}".lstrip(".") for i in itertools.count())
+    label = next(label for label in labels if label not in taken)
+    node._rename(label.replace(".", "_"))
+    node.target = node.name
+    program.notes.append(f"raised hand-written arithmetic to lif: '{label}', surrogate {function}")
+    return replace(state, name=node.name, label=label)
 
 
 def _match(state: fx.Node, following: fx.Node) -> _Neuron | None:

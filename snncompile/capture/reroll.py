@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from snncompile.capture.builder import ProgramBuilder
 from snncompile.capture.loop import find_loops
 from snncompile.capture.loop_outputs import LoopEpilogue
-from snncompile.capture.rolling import Earlier, Here, Rolled, Source, first_that_rolls
+from snncompile.capture.rolling import Earlier, Here, Rolled, Source, first_that_rolls, is_zero
 from snncompile.capture.trace import Trace
 from snncompile.ir.program import Program
 
@@ -97,7 +97,7 @@ class _StepWriter:
         module = node.meta.get("module") or ""
         label = f"{module}.{node.name}" if module else node.name
         label = label if key.lag == 1 else f"{label}.delay{key.lag}"
-        return self.builder.state(label, node.meta["val"], initial)
+        return self.builder.state(label, node.meta["val"], 0.0 if is_zero(initial) else initial)
 
     def _hand_over(self, key: Earlier, state: fx.Node) -> None:
         following = Earlier(key.position, key.lag - 1)

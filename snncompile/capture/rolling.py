@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import fx
 
 from snncompile.capture.first_step import match_first
@@ -183,3 +184,10 @@ def _join_first(rolled: Rolled) -> None:
                 raise steps_differ(loop.slices, 0, 0)
         elif rolled.initial.setdefault(Earlier(state.position, state.lag - 1), value) is not value:
             raise steps_differ(loop.slices, 0, 0)
+
+
+def is_zero(initial: fx.Node | float) -> bool:
+    """Whether a state starts at zero: as a number, or as a tensor made of zeros."""
+    if isinstance(initial, fx.Node):
+        return initial.target in {torch.zeros, torch.zeros_like}
+    return initial == 0.0

@@ -306,3 +306,12 @@ def test_a_captured_copy_does_not_touch_the_models_state() -> None:
 
     assert model[1]._memories == memories
     assert model[1].v == 0.0
+
+
+def test_hooks_that_the_program_does_not_run_are_noted() -> None:
+    model = _jelly("m", layer.Linear(6, 8), _lif())
+    model[1].register_forward_hook(lambda *_: None)
+
+    notes = capture(model, torch.rand(5, 3, 6)).notes
+
+    assert any("forward hooks of '1'" in note for note in notes)
