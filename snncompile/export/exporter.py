@@ -61,8 +61,7 @@ def export_program(  # noqa: PLR0913
         What was written, and how exactly it agrees with torch.
 
     Raises:
-        ExportError: A layer has no ONNX recipe or trains, the file cannot be written, or
-            onnxruntime disagrees with torch by more than rounding.
+        ExportError: A layer has no recipe or trains, or onnxruntime disagrees with torch.
         InputError: The form, the batch, the opset or the directory does not exist.
     """
     target = Path(path)
