@@ -82,7 +82,9 @@ class _Epilogue(EpilogueWriter):
         """Outputs are stacked; a state that the caller hands on is the last one."""
         value: Any = self.writer.argument(node)
         last = not self.stacked or node in self.handed_on
-        return self.output(value, "last" if last else "stack", 0, node.meta["val"])
+        if last:
+            return self.output(value, "last", 0, node.meta["val"])
+        return self.output(value, "stack", 0, None)
 
     def runs_before(self, node: fx.Node) -> bool:
         """Nothing does."""
