@@ -30,6 +30,7 @@ def test_under_its_own_schedule_a_network_is_bit_equal(case: Case, train: bool) 
     assert report.ok, str(report)
     assert all(output.equal for output in report.outputs), str(report)
     assert report.moved == 0
+    assert all(neuron.membrane == 0.0 for neuron in report.neurons)
     assert any(0.02 < neuron.rate < 0.98 for neuron in report.neurons), str(report)
 
 

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from snncompile.ir.program import Program, is_spiking, origin
 from snncompile.runtime.schedule import Recording
 from snncompile.verify.distance import distances
-from snncompile.verify.observe import Observed, over_time, watched
+from snncompile.verify.observe import Emitted, Observed, over_time, watched
 from snncompile.verify.report import GradientComparison, NeuronComparison, OutputComparison
 
 GRADIENT_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -120,27 +120,31 @@ def compare_neurons(
             continue
         name = origin(node) if names[origin(node)] == 1 else f"{origin(node)} ({node.name})"
         shape = recording.outputs[node.name][0].shape
-        if want.shape == shape:
-            comparisons.append(_compare_spikes(program, node, name, want, recording))
+        if want.spikes.shape == shape:
+            comparisons.append(_compare_neuron(program, node, name, want, recording))
         else:
-            problems.append(f"neuron {name} emits {tuple(shape)}, not {tuple(want.shape)}")
+            problems.append(f"neuron {name} emits {tuple(shape)}, not {tuple(want.spikes.shape)}")
     return tuple(comparisons)
 
 
-def _compare_spikes(
-    program: Program,
-    node: fx.Node,
-    name: str,
-    want: Tensor,
-    recording: Recording,
+def _compare_neuron(
+    program: Program, node: fx.Node, name: str, want: Emitted, recording: Recording
 ) -> NeuronComparison:
-    have = recording.outputs[node.name][0].detach()
-    moved = want != have if is_spiking(node) else torch.zeros_like(want, dtype=torch.bool)
-    count, rate = int(moved.sum()), float(want.double().mean())
+    spikes, membranes, *_ = (value.detach() for value in recording.outputs[node.name])
+    membrane = _difference(want.membrane, membranes)
+    total, rate = want.spikes.numel(), float(want.spikes.double().mean())
+    moved = want.spikes != spikes if is_spiking(node) else torch.zeros_like(spikes).bool()
+    count = int(moved.sum())
     if count == 0:
-        return NeuronComparison(name, want.numel(), 0, rate)
+        return NeuronComparison(name, total, 0, rate, membrane=membrane)
     first = tuple(int(i) for i in moved.nonzero()[0])
     away = distances(program, node, tuple(t.detach() for t in recording.inputs[node.name]))
-    at_first = moved[first[0]]
-    distance = None if away is None else float(away[first[0]][at_first].abs().max())
-    return NeuronComparison(name, want.numel(), count, rate, first, distance)
+    distance = None if away is None else float(away[first[0]][moved[first[0]]].abs().max())
+    return NeuronComparison(name, total, count, rate, first, distance, membrane)
+
+
+def _difference(want: Tensor | None, have: Tensor) -> float | None:
+    """The largest difference of membranes at the steps that the model's were seen at."""
+    if want is None or want.shape[1:] != have.shape[1:]:
+        return None
+    return float((want.double() - have[-len(want) :].double()).abs().max())

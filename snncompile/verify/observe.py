@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,20 +13,33 @@ from snncompile.frontends import frontend_of
 from snncompile.ir.program import Program, is_spiking, origin
 
 
+class Emitted(NamedTuple):
+    """What one neuron did in one call, or in all its steps.
+
+    Attributes:
+        spikes: Its output.
+        membrane: Its membrane afterwards (after the last step of a call over a sequence), where
+            the library keeps one.
+    """
+
+    spikes: Tensor
+    membrane: Tensor | None
+
+
 @dataclass
 class Observed:
     """What the neurons of a model did, call by call.
 
     Attributes:
-        modules: By module name: the outputs of a library's neuron.
-        functions: By class: the outputs of a user's own torch.autograd.Function.
+        modules: By module name: the calls of a library's neuron.
+        functions: By class: the applications of a user's own torch.autograd.Function.
     """
 
-    modules: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
-    functions: dict[object, list[Tensor]] = field(default_factory=dict[object, list[Tensor]])
+    modules: dict[str, list[Emitted]] = field(default_factory=dict[str, list[Emitted]])
+    functions: dict[object, list[Emitted]] = field(default_factory=dict[object, list[Emitted]])
 
-    def of(self, node: fx.Node) -> list[Tensor]:
-        """The outputs of all neurons that share a node's module or Function."""
+    def of(self, node: fx.Node) -> list[Emitted]:
+        """The calls of all neurons that share a node's module or Function."""
         module = self.modules.get(origin(node))
         return module if module is not None else self.functions.get(function_of(node), [])
 
@@ -54,7 +67,7 @@ def observed(model: nn.Module) -> Iterator[Observed]:
     def applied(original: Callable[..., Any], cls: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
         result = original(cls, *args, **kwargs)
         if isinstance(result, Tensor):
-            seen.functions.setdefault(cls, []).append(result.detach())
+            seen.functions.setdefault(cls, []).append(Emitted(result.detach(), None))
         return result
 
     with ExitStack() as stack:
@@ -67,32 +80,46 @@ def observed(model: nn.Module) -> Iterator[Observed]:
         yield seen
 
 
-def _hook(outputs: list[Tensor]) -> Callable[..., None]:
+def _hook(calls: list[Emitted]) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
         frontend = frontend_of(module)
         spikes = frontend.spikes(module, output) if frontend else None
-        if spikes is not None:
-            outputs.append(spikes.detach())
+        if frontend is not None and spikes is not None:
+            membrane = frontend.membrane(module, output)
+            held = None if membrane is None else membrane.detach().clone()
+            calls.append(Emitted(spikes.detach(), held))
 
     return hook
 
 
-def over_time(program: Program, seen: Observed) -> dict[str, Tensor]:
-    """The outputs of every neuron node that the model ran as well, each [T, N, ...].
+def over_time(program: Program, seen: Observed) -> dict[str, Emitted]:
+    """What every neuron node that the model ran as well did over all steps.
 
     A module or Function that is used several times in a step has emitted its outputs in that
     order in every step.
+
+    Returns:
+        By node: spikes [T, N, ...]; membranes [T, N, ...], or [1, N, ...] after the last step
+        where one call covered all steps.
     """
     shared: dict[int, list[fx.Node]] = {}
     for node in watched(program):
         shared.setdefault(id(seen.of(node)), []).append(node)
-    found: dict[str, Tensor] = {}
+    found: dict[str, Emitted] = {}
     for nodes in shared.values():
         for position, node in enumerate(nodes):
             mine = seen.of(node)[position :: len(nodes)]
             if mine:
-                found[node.name] = mine[0] if program.multi_step else torch.stack(mine)
+                found[node.name] = _all_steps(mine, multi_step=program.multi_step)
     return found
+
+
+def _all_steps(calls: list[Emitted], *, multi_step: bool) -> Emitted:
+    held = [call.membrane for call in calls if call.membrane is not None]
+    membranes = torch.stack(held) if len(held) == len(calls) else None
+    if multi_step:
+        return Emitted(calls[0].spikes, membranes)
+    return Emitted(torch.stack([call.spikes for call in calls]), membranes)
 
 
 def reset(model: nn.Module) -> None:

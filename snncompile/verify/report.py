@@ -41,8 +41,8 @@ class NeuronComparison:
         rate: The original's mean output: the firing rate.
         first: Step and index of the first that differs.
         distance: The largest distance from the threshold among the first step's moved spikes.
-        membrane: The largest absolute difference of the membranes after the last step that both
-            sides have; None where the library keeps none.
+        membrane: The largest absolute difference of the membranes, of every step, or of the last
+            one where one call of the library covers all; None where it keeps none.
     """
 
     name: str

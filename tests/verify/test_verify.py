@@ -95,6 +95,7 @@ def test_a_model_of_one_step_is_run_as_its_caller_would(static: bool) -> None:
 
     assert report.ok, str(report)
     assert report.neurons[0].spikes == 5 * 3 * 8
+    assert report.neurons[0].membrane == 0.0
     assert 0.05 < report.neurons[0].rate < 0.95
 
 
