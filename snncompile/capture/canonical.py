@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 """One spelling for what torch lets people write in several ways.
 
 ``x + y``, ``x.add(y)``, ``x += y`` and ``torch.add(x, y)`` become ``operator.add(x, y)``; ``view``,
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 
 
 class Call(NamedTuple):
@@ -51,14 +52,23 @@ _BINARY: dict[str, Callable[..., Any]] = {
     "or": operator.or_,
     "xor": operator.xor,
 }
-_REVERSED = {"radd": "add", "rsub": "sub", "rmul": "mul", "rtruediv": "truediv", "rdiv": "truediv"}
-_REVERSED |= {"rpow": "pow", "rmatmul": "matmul", "rfloordiv": "floordiv", "rmod": "mod"}
+_REVERSED = {
+    "radd": "add",
+    "rsub": "sub",
+    "rmul": "mul",
+    "rdiv": "truediv",
+    "rtruediv": "truediv",
+    "rfloordiv": "floordiv",
+    "rpow": "pow",
+    "rmatmul": "matmul",
+    "rmod": "mod",
+}
 _UNARY: dict[str, Callable[..., Any]] = {
     "neg": operator.neg,
     "negative": operator.neg,
     "invert": operator.invert,
 }
-RESHAPES = frozenset(
+_RESHAPES = frozenset(
     ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
 )
 _CASTS = frozenset(
@@ -106,7 +116,7 @@ def canonical(
         return Call("call_function", _BINARY[name], args, {})
     if name in _UNARY:
         return Call("call_function", _UNARY[name], args[:1], {})
-    if name in RESHAPES and isinstance(result, Tensor):
+    if name in _RESHAPES and isinstance(result, Tensor):
         return Call("call_function", torch.reshape, (args[0], _sizes(result)), {})
     if name in _CASTS and isinstance(result, Tensor):
         return Call("call_method", "to", (args[0], result.dtype), {})
@@ -132,7 +142,7 @@ def _plain(
 def _sizes(result: Tensor) -> tuple[Any, ...]:
     """The shape to reshape to, with -1 for the one size that is not a number."""
     sizes = list(result.shape)
-    symbolic = [i for i, size in enumerate(sizes) if not isinstance(size, int)]
+    symbolic = [i for i, size in enumerate(sizes) if isinstance(size, SymInt)]
     if len(symbolic) == 1:
         sizes[symbolic[0]] = -1
     return tuple(sizes)
@@ -143,11 +153,17 @@ def index_along(axis: int, index: int) -> Any:  # noqa: ANN401
     return index if axis == 0 else (*(slice(None),) * axis, index)
 
 
+def axis_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """The axis, not negative, of a call such as ``x.select(axis, index)`` or ``x.unbind(axis)``."""
+    tensor: Tensor = args[0]
+    given = args[1:]
+    axis: int = kwargs.get("dim", given[0] if given else 0)
+    return axis % tensor.dim()
+
+
 def _select(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    tensor = args[0]
-    axis = kwargs.get("dim", args[1] if len(args) > 1 else 0) % tensor.dim()
-    index = kwargs.get("index", args[-1])
-    return Call("call_function", operator.getitem, (tensor, index_along(axis, index)), {})
+    index = index_along(axis_of(args, kwargs), kwargs.get("index", args[-1]))
+    return Call("call_function", operator.getitem, (args[0], index), {})
 
 
 def _getitem(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

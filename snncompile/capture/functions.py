@@ -1,7 +1,7 @@
 """Sees every application of a torch.autograd.Function, however early its `apply` was bound."""
 
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ Handler: TypeAlias = Callable[[Apply, type[torch.autograd.Function], Any, Any], 
 
 
 @contextmanager
-def functions_intercepted(handler: Handler) -> Iterator[None]:
+def functions_intercepted(handler: Handler) -> Generator[None]:
     """Route every ``Function.apply`` through a handler while the context lasts.
 
     People bind ``spike = Function.apply`` when a module is imported, so replacing the attribute
@@ -31,9 +31,9 @@ def functions_intercepted(handler: Handler) -> Iterator[None]:
     )
 
     class Replacement:
-        def apply(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401, N805
-            if False:  # pragma: no cover
-                __class__  # noqa: B018  # the original closes over it, so this code must too
+        def apply(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401, N805  # pyright: ignore[reportSelfClsParameterName]
+            if False:  # the original closes over __class__, so this code must too
+                __class__  # type: ignore[name-defined]  # noqa: B018
             return cls._snncompile_handler(cls, args, kwargs)  # type: ignore[attr-defined]
 
     def handle(cls: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
@@ -56,7 +56,7 @@ def recorded_whole(recorder: Recorder) -> Handler:
     """A handler that records each application as one call, so that its gradient is kept."""
 
     def handler(original: Apply, cls: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
-        if recorder._paused:
+        if not recorder.recording:
             return original(cls, *args, **kwargs)
         with recorder.paused():
             result = original(cls, *args, **kwargs)

@@ -57,9 +57,9 @@ class LoweringRecorder(Recorder):
         start = self.node(initial) if isinstance(initial, Tensor) else float(initial)
         known = self.states.get(label)
         if known is not None and known.carried == carried and known.initial == start:
-            value = known.node.meta["val"]
-            if value.shape == like.shape:
-                return value
+            before: Tensor = known.node.meta["val"]
+            if before.shape == like.shape:
+                return before
         while label in self.states:
             label += "'"
         with self.paused(), torch.no_grad():

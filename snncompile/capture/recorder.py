@@ -7,7 +7,7 @@ work; a size stays symbolic until Python truly needs it as an int.
 """
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,20 @@ from typing import Any
 import torch
 from torch import SymInt, Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from snncompile.capture.canonical import COPIES, UNRECORDED, Call, canonical, index_along, name_of
+from snncompile.capture.canonical import (
+    COPIES,
+    UNRECORDED,
+    Call,
+    axis_of,
+    canonical,
+    index_along,
+    name_of,
+)
+from snncompile.capture.sizes import SizeNodes
 from snncompile.errors import CaptureError
 
 
@@ -40,7 +50,19 @@ class RecordedState:
 
 
 class Recorder(TorchFunctionMode):
-    """Writes one run of a model to `graph`."""
+    """Writes one run of a model to `graph`.
+
+    Attributes:
+        graph: Every call so far, in execution order.
+        names: The qualified name of every module of the model, by id.
+        states: States that frontends asked for, by label.
+        finished: For a state's placeholder, the node of its latest value.
+        constants: Tensors that the model closed over, by the target of their nodes.
+        measured: Nodes whose size or iteration the model asked for.
+        single_step: Layers of a library, and the torch.nn class that is one step of each.
+        sequence_layers: Those of them that take whole sequences.
+        whole: call_module nodes that read a whole sequence.
+    """
 
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
@@ -58,8 +80,7 @@ class Recorder(TorchFunctionMode):
         self._stack: list[str] = []
         self._paused = False
         self._per_step = False
-        self._sizes: dict[str, fx.Node] = {}
-        self._size_sources: list[tuple[fx.Node, Tensor]] = []
+        self._sizes = SizeNodes(self._function)
 
     # What happens to a tensor -----------------------------------------------------------------
 
@@ -73,7 +94,7 @@ class Recorder(TorchFunctionMode):
         node = self.graph.placeholder(name)
         node.meta["val"] = tensor
         self.bind(tensor, node)
-        self._size_sources.append((node, tensor))
+        self._sizes.read_from(node, tensor)
         return node
 
     def parameter(self, target: str, tensor: Tensor) -> None:
@@ -117,8 +138,13 @@ class Recorder(TorchFunctionMode):
 
     # Recording ----------------------------------------------------------------------------------
 
+    @property
+    def recording(self) -> bool:
+        """Whether torch calls are recorded at the moment."""
+        return not self._paused
+
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> Generator[None]:
         """Run torch calls without recording them."""
         before, self._paused = self._paused, True
         try:
@@ -137,27 +163,33 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._paused:
             return func(*args, **kwargs)
-        operands = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        operands = _tensors((args, kwargs))
         versions = [operand._version for operand in operands]
-        before = {id(operand): self._nodes.get(id(operand)) for operand in operands}
+        known = {id(operand) for operand in operands if id(operand) in self._nodes}
         result = func(*args, **kwargs)
         changed = [o for o, v in zip(operands, versions, strict=True) if o._version != v]
-        name = name_of(func)
-        if name in UNRECORDED:
-            return result
-        leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not leaves and not changed:
-            self._note_measurement(name, operands)
-            return result
-        if name in {"unbind", "iter"}:
-            return self._unbind(args, kwargs, result)
-        if not changed and name in COPIES and isinstance(result, Tensor):
-            self.bind(result, self._nodes.get(id(args[0])) or self.node(args[0]))
-            return result
-        if not changed and isinstance(result, Tensor) and before.get(id(result)) is not None:
-            return result
-        self._record(func, args, kwargs, result if leaves else changed[0], changed)
+        same = isinstance(result, Tensor) and id(result) in known and not changed
+        if not same and name_of(func) not in UNRECORDED:
+            self._note(func, args, kwargs, result, changed)
         return result
+
+    def _note(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Any,  # noqa: ANN401
+        changed: list[Tensor],
+    ) -> None:
+        name, made = name_of(func), _tensors(result)
+        if not made and not changed:
+            self._note_measurement(name, _tensors((args, kwargs)))
+        elif name == "unbind":
+            self._bind_parts(args[0], axis_of(args, kwargs), made)
+        elif name in COPIES and isinstance(result, Tensor) and not changed:
+            self.bind(result, self._nodes.get(id(args[0])) or self.node(args[0]))
+        else:
+            self._record(func, args, kwargs, result if made else changed[0], changed)
 
     def _record(
         self,
@@ -190,21 +222,20 @@ class Recorder(TorchFunctionMode):
                 "it is a view of; use the form that returns a new tensor"
             )
 
-        memory = changed.untyped_storage()._cdata
+        memory = _memory(changed)
         for other in self._alive:
-            shares = isinstance(other, Tensor) and other is not changed
-            if shares and other.untyped_storage()._cdata == memory:
+            if other is not changed and isinstance(other, Tensor) and _memory(other) == memory:
                 self._nodes[id(other)] = stale
 
     def emit(self, call: Call, result: Any) -> fx.Node:  # noqa: ANN401
         """Append a node for a call and bind the tensors of its result to it."""
-        args = fx.node.map_aggregate(call.args, self._argument)
-        kwargs = fx.node.map_aggregate(call.kwargs, self._argument)
-        node = self.graph.create_node(call.op, call.target, args, dict(kwargs))  # type: ignore[arg-type]
+        args = map_aggregate(call.args, self._argument)
+        kwargs = map_aggregate(call.kwargs, self._argument)
+        node = self.graph.create_node(call.op, call.target, args, dict(kwargs))
         self._annotate(node, result)
         if isinstance(result, Tensor):
             if not torch.is_grad_enabled() and result.is_floating_point():
-                node = self._annotate(self.graph.call_function(torch.detach, (node,)), result)
+                node = self._function(torch.detach, (node,), result)
             self.bind(result, node)
         elif isinstance(result, (tuple, list)):
             self._bind_items(node, result)
@@ -213,8 +244,12 @@ class Recorder(TorchFunctionMode):
     def _bind_items(self, node: fx.Node, result: Any) -> None:  # noqa: ANN401
         for i, item in enumerate(result):
             if isinstance(item, Tensor):
-                part = self._annotate(self.graph.call_function(operator.getitem, (node, i)), item)
-                self.bind(item, part)
+                self.bind(item, self._function(operator.getitem, (node, i), item))
+
+    def _function(
+        self, function: Callable[..., Any], args: tuple[Any, ...], result: object
+    ) -> fx.Node:
+        return self._annotate(self.graph.call_function(function, args), result)
 
     def _annotate(self, node: fx.Node, result: object) -> fx.Node:
         node.meta["val"] = result
@@ -226,26 +261,22 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, Tensor):
             return self.node(value)
         if isinstance(value, SymInt):
-            return self._size(value)
+            return self._sizes.node(value, self._place())
         if isinstance(value, torch.Size):
             return tuple(self._argument(size) for size in value)
         return value
 
-    def _unbind(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:  # noqa: ANN401
+    def _bind_parts(self, tensor: Tensor, axis: int, parts: list[Tensor]) -> None:
         """Bind each part of an unbound tensor to an index that is recorded when it is used."""
-        tensor = args[0]
-        axis = kwargs.get("dim", args[1] if len(args) > 1 else 0) % tensor.dim()
         source = self.node(tensor)
         self.measured.add(source)
-        parts = list(result)
         for i, part in enumerate(parts):
             self.bind(part, self._indexed(source, axis, i, part))
-        return iter(parts) if not isinstance(result, (tuple, list)) else result
 
     def _indexed(self, source: fx.Node, axis: int, i: int, part: Tensor) -> Callable[[], fx.Node]:
         def make() -> fx.Node:
             index = index_along(axis, i)
-            return self._annotate(self.graph.call_function(operator.getitem, (source, index)), part)
+            return self._function(operator.getitem, (source, index), part)
 
         return make
 
@@ -257,52 +288,15 @@ class Recorder(TorchFunctionMode):
                 if isinstance(found, fx.Node):
                     self.measured.add(found)
 
-    def _size(self, size: SymInt) -> int | fx.Node:
-        """A node for a symbolic size: that of an input's dimension, or arithmetic on such."""
-        constant = size.node.maybe_as_int()
-        if constant is not None:
-            return int(constant)
-        key = str(size.node.expr)
-        if key not in self._sizes:
-            self._sizes[key] = self._size_node(size)
-        return self._sizes[key]
-
-    def _size_node(self, size: SymInt) -> fx.Node:
-        key = str(size.node.expr)
-        for source, tensor in self._size_sources:
-            for i, known in enumerate(tensor.shape):
-                if isinstance(known, SymInt) and str(known.node.expr) == key:
-                    node = self.graph.call_function(torch.ops.aten.sym_size.int, (source, i))
-                    return self._annotate(node, size)
-        factors = (
-            [
-                SymInt(size.node.wrap_int(1).shape_env.create_symintnode(f, hint=None).node)
-                for f in size.node.expr.args
-            ]
-            if size.node.expr.is_Mul
-            else []
-        )
-        if not factors:
-            raise CaptureError(f"the size {key} in {self._place()} is not a product of input sizes")
-        product: int | fx.Node = 1
-        for factor in factors:
-            part = self._size(factor)
-            product = (
-                part
-                if product == 1
-                else self._annotate(self.graph.call_function(operator.mul, (product, part)), size)
-            )
-        return product  # type: ignore[return-value]
-
     # Modules ------------------------------------------------------------------------------------
 
     @contextmanager
-    def inside(self, module: nn.Module) -> Iterator[str]:
+    def inside(self, module: nn.Module) -> Generator[None]:
         """Nodes recorded here come from this module."""
         name = self.names.get(id(module), self._stack[-1] if self._stack else "")
         self._stack.append(name)
         try:
-            yield name
+            yield
         finally:
             self._stack.pop()
 
@@ -325,3 +319,13 @@ class Recorder(TorchFunctionMode):
         node = self.emit(Call("call_module", name, args, kwargs), result)
         node.meta["module"] = name
         return result
+
+
+def _tensors(values: object) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tells the memory of a tensor, real or fake, from that of others."""
+    address: int = tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+    return address
