@@ -18,6 +18,7 @@ from snncompile.capture.attributes import attributes_restored, reachable
 from snncompile.capture.buffers import buffers_to_stacks
 from snncompile.capture.functions import functions_intercepted, recorded_whole
 from snncompile.capture.lowering import LoweringRecorder
+from snncompile.capture.memory import attributes_of, refuse_memory
 from snncompile.capture.recorder import RecordedState
 from snncompile.errors import CaptureError, SnncompileError
 from snncompile.frontends import frontend_of
@@ -89,6 +90,7 @@ def record(
     for i, node in zip(tensors, inputs, strict=True):
         leaves[i] = node.meta["val"]
     fake_args, fake_kwargs = pytree.tree_unflatten(leaves, spec)
+    before = attributes_of(model)
     with attributes_restored(*reachable(model)), _active(model, recorder, mode):
         try:
             result = model(*fake_args, **fake_kwargs)
@@ -99,6 +101,7 @@ def record(
         flat, result_spec = pytree.tree_flatten(result)
         _end(model, recorder)
         nodes = [recorder.node(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
+        refuse_memory(model, recorder, before, lambda: model(*fake_args, **fake_kwargs))
         buffers_to_stacks(recorder.graph, nodes)
     return Trace(
         recorder.graph,

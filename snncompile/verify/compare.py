@@ -147,4 +147,5 @@ def _difference(want: Tensor | None, have: Tensor) -> float | None:
     """The largest difference of membranes at the steps that the model's were seen at."""
     if want is None or want.shape[1:] != have.shape[1:]:
         return None
-    return float((want.double() - have[-len(want) :].double()).abs().max())
+    difference = float((want.double() - have[-len(want) :].double()).abs().max())
+    return difference / max(float(want.abs().max()), 1.0)

@@ -41,8 +41,9 @@ class NeuronComparison:
         rate: The original's mean output: the firing rate.
         first: Step and index of the first that differs.
         distance: The largest distance from the threshold among the first step's moved spikes.
-        membrane: The largest absolute difference of the membranes, of every step, or of the last
-            one where one call of the library covers all; None where it keeps none.
+        membrane: The largest difference of the membranes, relative to the largest of them (at
+            least 1): of every step, or of the last one where one call of the library covers all;
+            None where it keeps none.
     """
 
     name: str
@@ -114,7 +115,9 @@ class Report:
             return False
         if self.keeps == "interface":
             return True
+        membranes = [n.membrane for n in self.neurons if n.membrane is not None]
         same = self.moved == 0 and all(output.ok for output in self.outputs)
+        same = same and all(difference <= self.rounding for difference in membranes)
         return same and all(gradient.ok for gradient in self.gradients)
 
     @property

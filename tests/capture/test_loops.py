@@ -231,3 +231,39 @@ def test_a_neuron_whose_charged_membrane_is_read_stays_arithmetic() -> None:
 
     assert list(program.neurons()) == []
     same(model, program, 2 * torch.rand(4, 2, 6))
+
+
+class _Remembers(nn.Module):
+    """One step with its membrane in a plain attribute, as tutorials write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 8)
+        self.membrane: Tensor | float = 0.0
+        self.spikes: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.membrane = 0.5 * self.membrane + self.layer(x)
+        self.spikes = fire(self.membrane - 1.0)
+        return self.spikes
+
+
+def test_memory_in_a_plain_attribute_is_refused_by_name() -> None:
+    model = _Remembers()
+
+    with pytest.raises(CaptureError, match="keeps a tensor in 'membrane'"):
+        capture(model, torch.rand(3, 6))
+
+    assert model.membrane == 0.0
+
+
+def test_an_attribute_that_is_only_written_is_harmless() -> None:
+    class Watched(HandWritten):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            self.seen = super().forward(x)
+            return self.seen
+
+    torch.manual_seed(0)
+    model = Watched()
+
+    same(model, capture(model, torch.rand(5, 3, 6)), 2 * torch.rand(4, 2, 6))
