@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import SymInt, Tensor, fx, nn
 
+from snncompile.capture.graphs import ancestors, copy_call
 from snncompile.capture.reductions import name_reductions
 from snncompile.capture.trace import Trace
 from snncompile.errors import CaptureError
@@ -33,7 +34,15 @@ class Epilogue(Protocol):
 
 
 class ProgramBuilder:
-    """Collects the step of a program while one of the captures walks the trace."""
+    """Collects the step of a program while one of the captures walks the trace.
+
+    Attributes:
+        model: What was traced.
+        trace: The recorded run.
+        step: The step so far; its placeholders are put in order by `finish`.
+        time, multi_step, caller_loops, notes: As in `Program`.
+        whole: Names of step nodes that read a whole sequence.
+    """
 
     def __init__(self, model: nn.Module, trace: Trace) -> None:
         self.model = model
@@ -97,7 +106,7 @@ class ProgramBuilder:
             self._attributes[target] = copied
         return self._attributes[target]
 
-    def copy(self, node: fx.Node, argument: Callable[[fx.Node], Any]) -> fx.Node:
+    def copy(self, node: fx.Node, argument: Callable[[fx.Node], fx.Node]) -> fx.Node:
         """Copy a call of the trace into the step."""
         copied = copy_call(self.step, node, argument)
         if node.name in self.trace.whole:
@@ -112,7 +121,7 @@ class ProgramBuilder:
             self._outputs.append(wanted)
         return self._outputs.index(wanted)
 
-    def extra(self, node: fx.Node) -> int:
+    def add_extra(self, node: fx.Node) -> int:
         """Have the prologue hand a value to the epilogue; returns its position among such."""
         if node not in self._extras:
             self._extras.append(node)
@@ -131,6 +140,7 @@ class ProgramBuilder:
 
     def _measured(self, node: fx.Node) -> fx.Node:
         source, axis = node.args
+        assert isinstance(axis, int)
         for (read, kind, time_axis), placeholder in self._inputs.items():
             if read is not source:
                 continue
@@ -138,7 +148,7 @@ class ProgramBuilder:
                 raise CaptureError(
                     "a time step depends on the number of steps; compute that before the loop"
                 )
-            dimension = axis - (kind == "sequence" and axis > time_axis)  # type: ignore[operator]
+            dimension = axis - (kind == "sequence" and axis > time_axis)
             made = self.step.call_function(torch.ops.aten.sym_size.int, (placeholder, dimension))
             made.meta.update(node.meta)
             return made
@@ -157,38 +167,41 @@ class ProgramBuilder:
             The program; not yet verified.
         """
         results = [epilogue.value(leaf) if isinstance(leaf, fx.Node) else leaf for leaf in leaves]
-        after = epilogue.graph
-        after.output(tuple(results))
+        epilogue.graph.output(tuple(results))
+        program = self._program(epilogue.graph)
+        name_reductions(program)
+        refresh(program)
+        if _passes_through(epilogue.graph, len(program.outputs)):
+            program.epilogue = None
+        return program
+
+    def _program(self, epilogue: fx.Graph) -> Program:
         inputs, states, step = self._ordered_step()
-        outputs = tuple(
-            Output(node.name, reduction, axis)
-            for node, (_, reduction, axis) in zip(
-                after.find_nodes(op="placeholder"), self._outputs, strict=False
-            )
-        )
-        program = Program(
+        prologue = self._prologue()
+        graphs = [graph for graph in (prologue, step, epilogue) if graph is not None]
+        return Program(
             root=self.model,
             step=step,
             inputs=inputs,
             states=states,
-            outputs=outputs,
+            outputs=self._named_outputs(epilogue),
             arguments=self.trace.arguments,
             result=self.trace.result,
-            prologue=self._prologue(),
-            epilogue=after,
+            prologue=prologue,
+            epilogue=epilogue,
             time=self.time,
             multi_step=self.multi_step,
             caller_loops=self.caller_loops,
             whole=frozenset(self.whole),
             single_step=self.trace.single_step,
-            constants=self._used_constants(step, after),
+            constants=self._used_constants(graphs),
             notes=self.notes,
         )
-        name_reductions(program)
-        refresh(program)
-        if _passes_through(after, len(program.outputs)):
-            program.epilogue = None
-        return program
+
+    def _named_outputs(self, epilogue: fx.Graph) -> tuple[Output, ...]:
+        placeholders = epilogue.find_nodes(op="placeholder")
+        pairs = zip(placeholders, self._outputs, strict=False)
+        return tuple(Output(node.name, reduction, axis) for node, (_, reduction, axis) in pairs)
 
     def _ordered_step(self) -> tuple[tuple[Input, ...], tuple[State, ...], fx.Graph]:
         """Placeholders first, inputs before states; then the calls that are needed."""
@@ -215,13 +228,13 @@ class ProgramBuilder:
 
     def _drop_dead_states(self) -> None:
         """Forget states that no output and no carried state depends on."""
-        live = _ancestors([*(value for value, _, _ in self._outputs), *self._effects()])
+        live = ancestors([*(value for value, _, _ in self._outputs), *self._effects()])
         count = -1
         while count != len(live):
             count = len(live)
             for state, node in self._states.values():
                 if state.carried or node in live:
-                    live |= _ancestors([node, self._next.get(node.name, node)])
+                    live |= ancestors([node, self._next.get(node.name, node)])
         self._states = {label: held for label, held in self._states.items() if held[1] in live}
         for node in reversed(list(self.step.nodes)):
             if node not in live and node.op != "placeholder":
@@ -240,11 +253,9 @@ class ProgramBuilder:
         if source not in {read for read, _, _ in self._inputs}:
             self.input(source, None)
 
-    def _used_constants(self, *graphs: fx.Graph) -> dict[str, Tensor]:
+    def _used_constants(self, graphs: list[fx.Graph]) -> dict[str, Tensor]:
         """The constants that the graphs read; a trace also meets some that it drops."""
-        prologue = self._prologue()
-        every = [*graphs, prologue] if prologue is not None else graphs
-        read = {str(node.target) for graph in every for node in graph.find_nodes(op="get_attr")}
+        read = {str(node.target) for graph in graphs for node in graph.find_nodes(op="get_attr")}
         return {name: value for name, value in self.trace.constants.items() if name in read}
 
     def _prologue_needed(self) -> bool:
@@ -265,32 +276,12 @@ class ProgramBuilder:
         env: dict[fx.Node, fx.Node] = {}
         for node in self.trace.inputs:
             env[node] = graph.node_copy(node)
-        needed = _ancestors(wanted)
+        needed = ancestors(wanted)
         for node in self.trace.graph.nodes:
             if node in needed and node not in env:
                 env[node] = graph.node_copy(node, lambda n: env[n])
         graph.output(tuple(env[node] for node in wanted))
         return graph
-
-
-def copy_call(graph: fx.Graph, node: fx.Node, argument: Callable[[fx.Node], Any]) -> fx.Node:
-    """Copy a call into another graph, with its arguments mapped by `argument`."""
-    args = fx.node.map_arg(node.args, argument)
-    kwargs = fx.node.map_arg(node.kwargs, argument)
-    made = graph.create_node(node.op, node.target, args, kwargs)  # type: ignore[arg-type]
-    made.meta.update(node.meta)
-    return made
-
-
-def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
-    seen: set[fx.Node] = set()
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node not in seen:
-            seen.add(node)
-            waiting += node.all_input_nodes
-    return seen
 
 
 def _dimension(size: int | SymInt) -> Dimension:

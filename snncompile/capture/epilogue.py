@@ -2,7 +2,8 @@
 
 from torch import fx
 
-from snncompile.capture.builder import ProgramBuilder, Reduction, copy_call
+from snncompile.capture.builder import ProgramBuilder, Reduction
+from snncompile.capture.graphs import copy_call
 
 
 class EpilogueWriter:
@@ -45,27 +46,21 @@ class EpilogueWriter:
         """The placeholder for an output of the steps."""
         position = self.builder.output(value, reduction, axis)
         if position not in self._outputs:
-            with self.graph.inserting_before(self._first_extra()):
-                node = self.graph.placeholder(f"out{position}")
+            node = self._placeholder(f"out{position}", [*self._outputs.values()])
             node.meta["val"] = seen
             self._outputs[position] = node
         return self._outputs[position]
 
-    def _first_extra(self) -> fx.Node:
-        after_outputs = list(self._outputs.values())
-        nodes = list(self.graph.nodes)
-        following = nodes.index(after_outputs[-1]) + 1 if after_outputs else 0
-        return nodes[following] if following < len(nodes) else self.graph._root
-
     def _from_prologue(self, node: fx.Node) -> fx.Node:
-        position = self.builder.extra(node)
+        position = self.builder.add_extra(node)
         if position not in self._extras:
-            last = [*self._outputs.values(), *self._extras.values()]
-            nodes = list(self.graph.nodes)
-            following = nodes.index(last[-1]) + 1 if last else 0
-            place = nodes[following] if following < len(nodes) else self.graph._root
-            with self.graph.inserting_before(place):
-                made = self.graph.placeholder(f"{node.name}_before")
+            before = [*self._outputs.values(), *self._extras.values()]
+            made = self._placeholder(f"{node.name}_before", before)
             made.meta.update(node.meta)
             self._extras[position] = made
         return self._extras[position]
+
+    def _placeholder(self, name: str, before: list[fx.Node]) -> fx.Node:
+        """A placeholder right after the last of those before it, else in front of everything."""
+        with self.graph.inserting_after(before[-1] if before else None):
+            return self.graph.placeholder(name)

@@ -12,12 +12,21 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from snncompile.capture.loop import read_of
+from snncompile.capture.sources import Earlier, Here, Source
 
 _COMMUTATIVE = (operator.add, operator.mul)
-_ON_NUMBERS: dict[Any, Callable[..., Any]] = {torch.detach: lambda number: number}
+
+
+def _same(number: float) -> float:
+    return number
+
+
+_ON_NUMBERS: dict[Any, Callable[..., float]] = {torch.detach: _same}
+"""What Python computes in place of a torch function when its argument is a number."""
 
 
 @dataclass
@@ -26,22 +35,23 @@ class FirstStep:
 
     Attributes:
         calls: For every call of the body its first-step call, or None where Python computed it.
-        initial: For every state (as the caller names it) its initial number or node.
+        initial: For every state its initial number or node.
     """
 
     calls: list[fx.Node | None] = field(default_factory=list["fx.Node | None"])
-    initial: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    initial: dict[Earlier, fx.Node | float] = field(
+        default_factory=dict[Earlier, "fx.Node | float"]
+    )
 
 
 def match_first(
-    body: list[fx.Node], sources: list[list[Any]], before: list[fx.Node], steps: int
+    body: list[fx.Node], sources: list[list[Source]], before: list[fx.Node], steps: int
 ) -> FirstStep | None:
     """Find the first step at the end of the calls before the loop.
 
     Args:
         body: The calls of one later step.
-        sources: For every call, what each node among its arguments is: an object with
-            `position` alone (same step), with `position` and `lag` (a state), or with `node`.
+        sources: For every call, where each node among its arguments comes from.
         before: The calls before the loop.
         steps: How many steps lie between the first one and `body`.
 
@@ -59,12 +69,12 @@ def match_first(
 class _Unknown:
     """A state whose initial value nothing has shown yet."""
 
-    source: Any
+    source: Earlier
 
 
 class _Match:
     def __init__(
-        self, body: list[fx.Node], sources: list[list[Any]], calls: list[fx.Node], steps: int
+        self, body: list[fx.Node], sources: list[list[Source]], calls: list[fx.Node], steps: int
     ) -> None:
         self.body, self.sources, self.waiting, self.steps = body, sources, list(calls), steps
         self.first = FirstStep()
@@ -77,21 +87,21 @@ class _Match:
         values = [self._value(source) for source in self.sources[j]]
         return self._matches(j, values) or self._computed(self.body[j], values)
 
-    def _value(self, source: Any) -> Any:  # noqa: ANN401
-        if hasattr(source, "lag"):
+    def _value(self, source: Source) -> fx.Node | float | _Unknown:
+        if isinstance(source, Earlier):
             return self.first.initial.get(source, _Unknown(source))
-        return self.values[source.position] if hasattr(source, "position") else source.node
+        return self.values[source.position] if isinstance(source, Here) else source.node
 
-    def _computed(self, node: fx.Node, values: list[Any]) -> bool:
+    def _computed(self, node: fx.Node, values: list[fx.Node | float | _Unknown]) -> bool:
         """Python itself computed this call: all it reads are numbers, unknown states being 0."""
-        function = _ON_NUMBERS.get(node.target, node.target)
+        function: Any = _ON_NUMBERS.get(node.target, node.target)
         possible = node.target in _ON_NUMBERS or _is_operator(node)
         if not values or not possible or any(isinstance(value, fx.Node) for value in values):
             return False
         numbers = [self._settled(value, 0.0) for value in values]
         queue = iter(numbers)
-        args = fx.node.map_arg(node.args, lambda _: next(queue))
-        self.values.append(float(function(*args)))  # type: ignore[operator, misc]
+        args = map_arg(node.args, lambda _: next(queue))
+        self.values.append(float(function(*args)))
         self.first.calls.append(None)
         return True
 
@@ -100,7 +110,7 @@ class _Match:
             return value
         return self.first.initial.setdefault(value.source, found)
 
-    def _matches(self, j: int, values: list[Any]) -> bool:
+    def _matches(self, j: int, values: list[fx.Node | float | _Unknown]) -> bool:
         node = self.body[j]
         if not self.waiting or self.waiting[0].target != node.target:
             return False
@@ -118,7 +128,7 @@ class _Match:
 
     def _agrees(self, node: fx.Node, found: fx.Node, values: list[Any]) -> bool:
         queue = iter(values)
-        wanted = _leaves(fx.node.map_arg((node.args, node.kwargs), lambda _: next(queue)))
+        wanted = _leaves(map_arg((node.args, node.kwargs), lambda _: next(queue)))
         have = _leaves((found.args, found.kwargs))
         orders = [have, have[::-1]] if node.target in _COMMUTATIVE else [have]
         for order in orders:
@@ -130,7 +140,7 @@ class _Match:
         return False
 
 
-def _leaves(arguments: Any) -> list[Any]:  # noqa: ANN401
+def _leaves(arguments: object) -> list[Any]:
     return pytree.tree_leaves(arguments)
 
 

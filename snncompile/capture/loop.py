@@ -41,16 +41,14 @@ class Loop:
     reads: dict[fx.Node, Read]
 
 
-def calls_of(graph: fx.Graph) -> list[fx.Node]:
+def _calls(graph: fx.Graph) -> list[fx.Node]:
     """The calls of a trace in order, without what is computed from sizes alone."""
     kinds = {"call_function", "call_method", "call_module"}
     return [
-        n for n in graph.nodes if n.op in kinds and isinstance(_tensor(n), (Tensor, tuple, list))
+        node
+        for node in graph.nodes
+        if node.op in kinds and isinstance(node.meta.get("val"), (Tensor, tuple, list))
     ]
-
-
-def _tensor(node: fx.Node) -> Any:  # noqa: ANN401
-    return node.meta.get("val")
 
 
 def read_of(node: fx.Node) -> Read | None:
@@ -58,34 +56,23 @@ def read_of(node: fx.Node) -> Read | None:
     if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
         return None
     source, index = node.args[0], node.args[1]
-    if not isinstance(_tensor(source), Tensor):
+    value = source.meta.get("val")
+    if not isinstance(value, Tensor):
         return None
     parts = index if isinstance(index, tuple) else (index,)
-    numbers = [i for i, part in enumerate(parts) if isinstance(part, int)]
-    others = [
-        part for part in parts if part not in (slice(None), Ellipsis) and not isinstance(part, int)
-    ]
-    if len(numbers) != 1 or others or isinstance(parts[numbers[0]], bool):
+    numbers = [(i, part) for i, part in enumerate(parts) if isinstance(part, int)]
+    whole = [part for part in parts if part in (slice(None), Ellipsis)]
+    if len(numbers) != 1 or len(whole) + 1 != len(parts) or isinstance(numbers[0][1], bool):
         return None
-    axis = numbers[0]
+    axis, position = numbers[0]
     if Ellipsis in parts[:axis]:
         axis -= len(parts)
-    value = source.meta["val"]
     size = value.shape[axis]
-    position = parts[numbers[0]]
     return Read(source, axis % value.dim(), position if position >= 0 else int(size) + position)
 
 
-def anchors(calls: list[fx.Node], reads: dict[fx.Node, Read]) -> list[fx.Node]:
-    """One call of every step: consecutive reads, else repeated calls of a neuron, else none.
-
-    Args:
-        calls: The trace.
-        reads: Its reads of single positions.
-
-    Returns:
-        The anchors in execution order; empty when nothing repeats.
-    """
+def _anchors(calls: list[fx.Node], reads: dict[fx.Node, Read]) -> list[fx.Node]:
+    """One call of every step: consecutive reads, else repeated calls of a neuron, else none."""
     by_source: dict[tuple[fx.Node, int], list[fx.Node]] = {}
     for node, read in reads.items():
         by_source.setdefault((read.source, read.axis), []).append(node)
@@ -138,9 +125,9 @@ def find_loops(graph: fx.Graph) -> list[Loop]:
     Raises:
         CaptureError: The trace reads a sequence step by step, but the steps differ.
     """
-    calls = calls_of(graph)
+    calls = _calls(graph)
     reads = {node: read for node in calls if (read := read_of(node)) is not None}
-    anchored = anchors(calls, reads)
+    anchored = _anchors(calls, reads)
     certain = bool(anchored)
     anchored = anchored or _repeated_module(calls)
     if len(anchored) < 2:  # noqa: PLR2004

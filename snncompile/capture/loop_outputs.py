@@ -3,12 +3,15 @@
 import operator
 
 import torch
-from torch import SymInt, fx
+from torch import SymInt, Tensor, fx
 
 from snncompile.capture.builder import ProgramBuilder
 from snncompile.capture.epilogue import EpilogueWriter
+from snncompile.capture.graphs import descendants
 from snncompile.capture.loop import Read
-from snncompile.capture.rolling import Earlier, Here, Rolled, is_zero
+from snncompile.capture.rolling import Rolled, is_zero
+from snncompile.capture.sizes import known_size
+from snncompile.capture.sources import Earlier, Here
 from snncompile.capture.trace import Trace
 
 
@@ -19,7 +22,7 @@ class LoopEpilogue(EpilogueWriter):
         super().__init__(builder)
         self.rolled, self.made = rolled, made
         self.steps = len(rolled.steps)
-        self.after = _descendants(list(rolled.place))
+        self.after = descendants(rolled.place)
         self.needs_count = False
 
     def runs_before(self, node: fx.Node) -> bool:
@@ -40,9 +43,8 @@ class LoopEpilogue(EpilogueWriter):
             return self._one_step(node)
         listed = self._listed(node)
         if listed is not None and node.target is torch.stack:
-            axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-            dims = node.meta["val"].dim()
-            return self.output(self.made[listed], "stack", int(axis) % dims, node.meta["val"])  # type: ignore[call-overload]
+            value: Tensor = node.meta["val"]
+            return self.output(self.made[listed], "stack", _axis(node) % value.dim(), value)
         if listed is not None and node.target in {torch.cat, torch.concat}:
             return self._concatenated(node, listed)
         summed = self._summed(node)
@@ -89,10 +91,9 @@ class LoopEpilogue(EpilogueWriter):
         return positions.pop() if in_order and len(positions) == 1 else None
 
     def _concatenated(self, node: fx.Node, listed: int) -> fx.Node:
-        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         stacked = self.output(self.made[listed], "stack", 0, None)
         parts = self.graph.call_function(torch.unbind, (stacked, 0))
-        joined = self.graph.call_function(torch.cat, (parts, axis))
+        joined = self.graph.call_function(torch.cat, (parts, _axis(node)))
         joined.meta["val"] = node.meta["val"]
         return joined
 
@@ -104,12 +105,19 @@ class LoopEpilogue(EpilogueWriter):
             if left == 0 or right == 0:
                 return self._all_steps([right if left == 0 else left, *items])
             items.insert(0, right)
-            if left in self.rolled.place:
-                return self._all_steps([left, *items])
             if not isinstance(left, fx.Node):
                 return None
+            if left in self.rolled.place:
+                return self._all_steps([left, *items])
             node = left
         return None
+
+
+def _axis(node: fx.Node) -> int:
+    """The axis along which a stack or a concatenation puts what it is given."""
+    axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    assert isinstance(axis, int)
+    return axis
 
 
 def _follows(read: Read, steps: int, measured: set[fx.Node]) -> bool:
@@ -120,16 +128,5 @@ def _follows(read: Read, steps: int, measured: set[fx.Node]) -> bool:
     """
     size = read.source.meta["val"].shape[read.axis]
     if isinstance(size, SymInt):
-        return size.node.maybe_as_int() == steps
+        return known_size(size) == steps
     return size == steps and read.source in measured
-
-
-def _descendants(nodes: list[fx.Node]) -> set[fx.Node]:
-    seen: set[fx.Node] = set()
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node not in seen:
-            seen.add(node)
-            waiting += list(node.users)
-    return seen

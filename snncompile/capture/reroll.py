@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from snncompile.capture.builder import ProgramBuilder
 from snncompile.capture.loop import find_loops
 from snncompile.capture.loop_outputs import LoopEpilogue
-from snncompile.capture.rolling import Earlier, Here, Rolled, Source, first_that_rolls, is_zero
+from snncompile.capture.rolling import Rolled, first_that_rolls, is_zero
+from snncompile.capture.sources import Earlier, Here, Source
 from snncompile.capture.trace import Trace
 from snncompile.ir.program import Program
 

@@ -4,35 +4,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 
 from snncompile.capture.first_step import match_first
+from snncompile.capture.graphs import arguments_of
 from snncompile.capture.loop import Loop, Read, steps_differ
+from snncompile.capture.sources import Earlier, Here, Outside, Source
 from snncompile.errors import CaptureError
-
-
-@dataclass(frozen=True)
-class Here:
-    """An argument computed in the same step, at a position of the slice."""
-
-    position: int
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """An argument computed `lag` steps ago: a state."""
-
-    position: int
-    lag: int
-
-
-@dataclass(frozen=True)
-class Outside:
-    """An argument computed before the loop."""
-
-    node: fx.Node
-
-
-Source = Here | Earlier | Outside
 
 
 @dataclass
@@ -110,13 +88,6 @@ def roll(loop: Loop) -> Rolled:
     return rolled
 
 
-def arguments_of(node: fx.Node) -> list[fx.Node]:
-    """The nodes among a call's arguments, in order, each as often as it is written."""
-    found: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), found.append)  # type: ignore[arg-type]
-    return found
-
-
 def _sources(node: fx.Node, k: int, place: dict[fx.Node, tuple[int, int]]) -> list[Source]:
     sources: list[Source] = []
     for argument in arguments_of(node):
@@ -131,7 +102,7 @@ def _sources(node: fx.Node, k: int, place: dict[fx.Node, tuple[int, int]]) -> li
 def _constants(node: fx.Node, reads: dict[fx.Node, Read]) -> str:
     if node in reads:
         return f"axis {reads[node].axis}"
-    return repr(fx.node.map_arg((node.args, node.kwargs), lambda n: "%"))  # type: ignore[arg-type, return-value]
+    return repr(map_arg((node.args, node.kwargs), lambda _: "%"))
 
 
 def _check(rolled: Rolled, k: int, j: int, node: fx.Node) -> None:
@@ -176,11 +147,10 @@ def _join_first(rolled: Rolled) -> None:
         for j, node in enumerate(calls)
         if node is not None
     }
-    later = {Earlier(s.position, s.lag): v for s, v in rolled.initial.items()}
-    rolled.initial = dict(match.initial)
+    later, rolled.initial = rolled.initial, match.initial
     for state, value in later.items():
-        if value in rolled.place:
-            if rolled.place[value] != (0, state.position):  # type: ignore[index]
+        if isinstance(value, fx.Node) and value in rolled.place:
+            if rolled.place[value] != (0, state.position):
                 raise steps_differ(loop.slices, 0, 0)
         elif rolled.initial.setdefault(Earlier(state.position, state.lag - 1), value) is not value:
             raise steps_differ(loop.slices, 0, 0)
