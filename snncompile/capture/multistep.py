@@ -14,8 +14,9 @@ from torch import SymInt, Tensor, fx, nn
 from snncompile.capture.builder import ProgramBuilder
 from snncompile.capture.epilogue import EpilogueWriter
 from snncompile.capture.lowering import each_step, over_steps
+from snncompile.capture.sizes import same_size, size_key
 from snncompile.capture.trace import Trace
-from snncompile.capture.translate import BATCH_NORMS, SequenceCalls, same_size, size_key
+from snncompile.capture.translate import BATCH_NORMS, SequenceCalls
 from snncompile.errors import CaptureError
 from snncompile.ir.program import Program
 
@@ -52,7 +53,12 @@ def _takes_sequence(trace: Trace, node: fx.Node) -> bool:
 
 
 class _Translator(SequenceCalls):
-    """Walks the trace and writes what one step of it does."""
+    """Walks the trace and writes what one step of it does.
+
+    Attributes:
+        late: Calls that mix steps, and what follows them: they belong to the epilogue.
+        recorded: The states that frontends asked for, by placeholder.
+    """
 
     def __init__(self, builder: ProgramBuilder, sequence: fx.Node) -> None:
         shape = sequence.meta["val"].shape
@@ -148,9 +154,8 @@ class _Translator(SequenceCalls):
 def _unrepeated(node: fx.Node) -> fx.Node | None:
     """The static value that a repeat, expand or stack repeats along a new first axis."""
     if node.target is torch.stack:
-        items = node.args[0]
-        same = isinstance(items, (list, tuple)) and len(set(items)) == 1
-        return items[0] if same else None  # type: ignore[index, return-value]
+        items = set(node.all_input_nodes)
+        return items.pop() if len(items) == 1 else None
     source = node.args[0]
     assert isinstance(source, fx.Node)
     before, after = source.meta["val"].shape, node.meta["val"].shape

@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 """Translates one call on sequences into the call of one time step."""
 
 import operator
@@ -5,10 +6,14 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import SymInt, Tensor, fx, nn
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+from torch.nn import functional
 
 from snncompile.capture.builder import ProgramBuilder
+from snncompile.capture.sizes import Size, same_size, size_key
 from snncompile.ir.elementwise import is_elementwise
+from snncompile.ir.operations import is_part
 
 Layout: TypeAlias = Literal["sequence", "folded"]
 
@@ -21,32 +26,27 @@ _ANY_LEADING = (
 """Layers that act on the last axes, whatever comes before."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_OVER_AXES = {
+"""Layers whose training statistics run over all steps and samples at once."""
+
+_OVER_AXES: frozenset[Callable[..., Any]] = frozenset((
     torch.mean, torch.sum, torch.amax, torch.amin, torch.max, torch.min, torch.softmax, torch.cat,
-    torch.log_softmax, torch.nn.functional.softmax, torch.nn.functional.log_softmax, torch.stack,
+    torch.log_softmax, functional.softmax, functional.log_softmax, torch.stack,
     torch.argmax, torch.cumsum, torch.var, torch.std, torch.norm, torch.chunk, torch.split,
-}  # fmt: skip
-_LEADING_FUNCTIONS = {torch.nn.functional.linear, torch.nn.functional.layer_norm}
-_FOLDED_FUNCTIONS = {
-    torch.conv1d, torch.conv2d, torch.conv3d, torch.nn.functional.conv1d,
-    torch.nn.functional.conv2d, torch.nn.functional.conv3d, torch.nn.functional.avg_pool1d,
-    torch.nn.functional.avg_pool2d, torch.nn.functional.avg_pool3d, torch.max_pool2d,
-    torch.nn.functional.max_pool1d, torch.nn.functional.max_pool2d,
-    torch.nn.functional.max_pool3d, torch.nn.functional.adaptive_avg_pool1d,
-    torch.nn.functional.adaptive_avg_pool2d, torch.nn.functional.adaptive_max_pool2d,
-    torch.nn.functional.interpolate, torch.nn.functional.pad, torch.nn.functional.linear,
-    torch.nn.functional.conv_transpose2d, torch.nn.functional.group_norm,
-}  # fmt: skip
+))  # fmt: skip
+"""Functions along axes that an argument names."""
 
+_LEADING_FUNCTIONS = frozenset((functional.linear, functional.layer_norm))
+"""Functions of the last axes, whatever comes before."""
 
-def same_size(a: int | SymInt, b: int | SymInt) -> bool:
-    """Whether two sizes are the same number or the same expression; adds no guard."""
-    return size_key(a) == size_key(b)
-
-
-def size_key(size: int | SymInt) -> str:
-    """A size, as something to compare."""
-    return str(size.node.expr) if isinstance(size, SymInt) else str(size)
+_FOLDED_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset((
+    torch.conv1d, torch.conv2d, torch.conv3d, functional.conv1d, functional.conv2d,
+    functional.conv3d, functional.conv_transpose2d, functional.linear, functional.group_norm,
+    functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d, torch.max_pool2d,
+    functional.max_pool1d, functional.max_pool2d, functional.max_pool3d,
+    functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d,
+    functional.adaptive_max_pool2d, functional.interpolate, functional.pad,
+))  # fmt: skip
+"""Functions of a batch, in which steps may lie end to end."""
 
 
 class SequenceCalls:
@@ -59,7 +59,7 @@ class SequenceCalls:
         step: For nodes of the trace, the step's node.
     """
 
-    def __init__(self, builder: ProgramBuilder, steps: int | SymInt, batch: int | SymInt) -> None:
+    def __init__(self, builder: ProgramBuilder, steps: Size, batch: Size) -> None:
         self.builder = builder
         self.steps = steps
         self.batch = batch
@@ -90,20 +90,17 @@ class SequenceCalls:
 
     def translated(self, node: fx.Node) -> fx.Node | None:
         """The step's node for a call on sequences; None when it mixes steps or is not known."""
-        layouts = {self.layout(n) for n in node.all_input_nodes if n in self.step}
-        if len(layouts) != 1 or None in layouts:
-            return self._item_of_tuple(node)
-        layout = layouts.pop()
-        assert layout is not None
+        layouts: set[Layout | None] = {
+            self.layout(n) for n in node.all_input_nodes if n in self.step
+        }
+        layout = layouts.pop() if len(layouts) == 1 else None
+        if layout is None:
+            return self._part(node)
         rule = self._rule(node, layout)
         return rule(node, layout) if rule else None
 
-    def _item_of_tuple(self, node: fx.Node) -> fx.Node | None:
-        source = node.args[0]
-        is_item = node.target is operator.getitem and isinstance(source, fx.Node)
-        if not is_item or not isinstance(source.meta["val"], (tuple, list)):  # type: ignore[union-attr]
-            return None
-        return self.builder.copy(node, self.argument)
+    def _part(self, node: fx.Node) -> fx.Node | None:
+        return self.builder.copy(node, self.argument) if is_part(node) else None
 
     def _rule(self, node: fx.Node, layout: Layout) -> Rule | None:
         if node.op == "call_module":
@@ -155,8 +152,9 @@ class SequenceCalls:
         made.meta["module"] = node.meta.get("module", "")
         return made
 
-    def _step_shape(self, node: fx.Node) -> list[int | SymInt] | None:
-        layout, shape = self.layout(node), list(node.meta["val"].shape)
+    def _step_shape(self, node: fx.Node) -> list[Size] | None:
+        layout = self.layout(node)
+        shape: list[Size] = list(node.meta["val"].shape)
         if layout == "sequence":
             return shape[1:]
         return [self.batch, *shape[1:]] if layout == "folded" else None
@@ -170,22 +168,21 @@ class SequenceCalls:
         return self._with(node, (node.args[0], rest if len(rest) != 1 else rest[0]))
 
     def _permute(self, node: fx.Node, layout: Layout) -> fx.Node | None:
-        order = node.args[1]
-        assert isinstance(order, tuple)
-        shift = layout == "sequence"
-        if order[0] != 0:
+        first, *others = [self._axis(node, axis, layout) for axis in _axes(node.args[1])]
+        if first is not None:
             return None
-        shifted = tuple(int(axis) - 1 for axis in order[1:]) if shift else order  # type: ignore[call-overload]
-        return self._with(node, (node.args[0], shifted))
+        order = others if layout == "sequence" else [0, *others]
+        return self._with(node, (node.args[0], tuple(order)))
 
     def _transpose(self, node: fx.Node, layout: Layout) -> fx.Node | None:
-        axes = [self._axis(node, axis, layout) for axis in node.args[1:3]]
-        return None if None in axes else self._with(node, (node.args[0], *axes))
+        axes = [self._axis(node, axis, layout) for axis in _axes(node.args[1:3])]
+        swaps_two = len(axes) == 2 and None not in axes  # noqa: PLR2004
+        return self._with(node, (node.args[0], *axes)) if swaps_two else None
 
-    def _axis(self, node: fx.Node, axis: Any, layout: Layout) -> int | None:  # noqa: ANN401
+    def _axis(self, node: fx.Node, axis: int, layout: Layout) -> int | None:
         """An axis of a sequence as an axis of one step; None when it is time itself."""
-        source = node.all_input_nodes[0].meta["val"]
-        positive = int(axis) % (source.dim() + (node.target is torch.stack))
+        source: Tensor = node.all_input_nodes[0].meta["val"]
+        positive = axis % (source.dim() + (node.target is torch.stack))
         if positive == 0:
             return None
         return positive - (layout == "sequence")
@@ -193,16 +190,15 @@ class SequenceCalls:
     def _over_axes(self, node: fx.Node, layout: Layout) -> fx.Node | None:
         """A reduction, softmax or concatenation over axes other than time."""
         default = 0 if node.target in {torch.cat, torch.stack} else None
-        place = 2 if node.target in {torch.chunk, torch.split} else 1
+        place = 2 if node.target in {torch.chunk, torch.split, torch.norm} else 1
         given = node.kwargs.get("dim", node.args[place] if len(node.args) > place else default)
         if given is None:
             return None
-        many = isinstance(given, (tuple, list))
-        axes = [self._axis(node, a, layout) for a in (given if many else [given])]  # type: ignore[union-attr]
-        if None in axes:
+        axes = [self._axis(node, axis, layout) for axis in _axes(given)]
+        if not axes or None in axes:
             return None
         made = self.builder.copy(node, self.argument)
-        dim = tuple(axes) if many else axes[0]
+        dim = tuple(axes) if isinstance(given, (tuple, list)) else axes[0]
         if "dim" in node.kwargs:
             made.kwargs = {**made.kwargs, "dim": dim}
         elif len(node.args) > place:
@@ -211,5 +207,11 @@ class SequenceCalls:
 
     def _with(self, node: fx.Node, args: tuple[Any, ...]) -> fx.Node:
         made = self.builder.copy(node, self.argument)
-        made.args = fx.node.map_arg(args, self.argument)  # type: ignore[assignment]
+        made.args = map_arg(args, self.argument)
         return made
+
+
+def _axes(given: object) -> list[int]:
+    """The axes that a call was given as one number or as several."""
+    several: list[object] = [*given] if isinstance(given, (tuple, list)) else [given]
+    return [axis for axis in several if isinstance(axis, int) and not isinstance(axis, bool)]
