@@ -90,7 +90,9 @@ def export(  # noqa: PLR0913
             disagrees with torch.
         InputError: Nothing was captured and no example inputs were given.
     """
-    transformed = module if isinstance(module, Transformed) else Transformed(module, (), "auto", None)
+    transformed = (
+        module if isinstance(module, Transformed) else Transformed(module, (), "auto", None)
+    )
     if example_inputs is None:
         return export_program(transformed.program, path, form=form, batch=batch, opset=opset)
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)

@@ -4,7 +4,7 @@ It has the parameters, buffers and submodules of the model it came from (the ver
 under the same names), and computes what the rewritten program says, under the chosen schedule.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,7 +24,14 @@ _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 @dataclass
 class _Compiled:
-    """A program for one mode and one kind of input, ready to run."""
+    """A program for one mode and one kind of input, ready to run.
+
+    Attributes:
+        mode: Whether each module of the original trained when it was captured.
+        shapes: The sizes that calls must have; None where any size will do.
+        batch: Which axis of which input, time first, is the batch.
+        state_dtypes: The dtype of every state as it was captured.
+    """
 
     program: Program
     runner: Runner
@@ -89,8 +96,6 @@ class Transformed(nn.Module):
         for name in _SHARED:
             self.__dict__[name] = root.__dict__[name]
 
-    # Running --------------------------------------------------------------------------------------
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """What the model's forward returns for these arguments, computed by the program."""
         leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -146,7 +151,7 @@ class Transformed(nn.Module):
         program = capture(self.original, args, kwargs, time_steps=self.time_steps)
         run_passes(program, self.passes)
         compiled = _Compiled(
-            program, Runner(program, self.schedule), mode, _shapes(program), _batch(program),
+            program, Runner(program, self.schedule), mode, shapes, _batch(program),
             tuple(program.placeholder(state.name).meta["val"].dtype for state in program.states),
         )  # fmt: skip
         self._compiled.append(compiled)
@@ -191,8 +196,6 @@ class Transformed(nn.Module):
             states.append(torch.full(shape, state.initial, dtype=dtype, device=inputs[0].device))
         return tuple(states), tuple(waiting)
 
-    # Being a module ---------------------------------------------------------------------------------
-
     def train(self, mode: bool = True) -> Self:
         """Set train or eval mode, of the original too."""
         super().train(mode)
@@ -202,7 +205,7 @@ class Transformed(nn.Module):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._hidden = {label: fn(value) for label, value in self._hidden.items()}
         return self
 
@@ -267,5 +270,5 @@ def _shapes(program: Program) -> tuple[tuple[int | None, ...], ...]:
     return tuple(shapes)
 
 
-def _known(shape: torch.Size) -> tuple[int | None, ...]:
+def _known(shape: Sequence[int | torch.SymInt]) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) else None for size in shape)

@@ -26,16 +26,20 @@ def call(model: nn.Module, program: Program, inputs: tuple[Any, ...]) -> Any:  #
     """
     if not program.caller_loops:
         return model(*inputs)
-    kinds = [spec.kind for spec in program.inputs]
+    timed = any(spec.kind == "sequence" for spec in program.inputs)
     handed_on = any(not state.carried for state in program.states)
     sequences = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     steps = program.time if program.time is not None else sequences[0].shape[0]
     results: list[Any] = []
     for t in range(steps):
-        timed = "sequence" in kinds
-        now = pytree.tree_map_only(Tensor, lambda x, t=t, timed=timed: x[t] if timed else x, inputs)
+        now = _step(inputs, t) if timed else inputs
         state = (results[-1][1],) if results and handed_on else ()
         results.append(model(*now, *state))
     if handed_on:
         return torch.stack([result[0] for result in results]), results[-1][1]
     return pytree.tree_map(lambda *rows: torch.stack(rows), *results)
+
+
+def _step(inputs: tuple[Any, ...], t: int) -> tuple[Any, ...]:
+    step: tuple[Any, ...] = pytree.tree_map_only(Tensor, lambda x: x[t], inputs)
+    return step

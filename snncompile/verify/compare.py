@@ -20,13 +20,26 @@ SMALLEST_GRADIENT = 1e-2
 """Of the largest gradient's norm. What is smaller is mostly rounding: the gradient of a bias in
 front of a training-mode BatchNorm is zero in exact arithmetic."""
 
+HALF_TOLERANCE = 1e-2
+"""Of gradients in half precision: 10 or 7 bits."""
+
 OUTPUT_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+"""Of outputs, relative to the largest; other dtypes must be equal."""
 
 
 def compare_outputs(
     expected: Any,  # noqa: ANN401
     result: Any,  # noqa: ANN401
 ) -> tuple[tuple[OutputComparison, ...], list[str]]:
+    """Every leaf of two results.
+
+    Args:
+        expected: What the model returned.
+        result: What its transformed self returned.
+
+    Returns:
+        One comparison a tensor, and a sentence for every leaf that cannot be compared.
+    """
     wanted, spec = pytree.tree_flatten_with_path(expected)
     found, other = pytree.tree_flatten(result)
     if spec != other:
@@ -58,7 +71,18 @@ def loss_gradients(
     leaves: list[Tensor],
     seed: int | None,
 ) -> dict[str, Tensor | None]:
-    """Gradients of a fixed random linear function of the result, by parameter and input."""
+    """Gradients of a fixed random linear function of the result, by parameter and input.
+
+    Args:
+        network: Whose parameters are asked for.
+        result: What it returned.
+        leaves: The floating-point inputs, which are asked for as well.
+        seed: Of the function's weights; None asks for no gradients.
+
+    Returns:
+        A gradient a name, None where the result does not depend on it; empty when nothing in the
+        result carries a gradient.
+    """
     if seed is None:
         return {}
     generator = torch.Generator().manual_seed(seed)
@@ -79,8 +103,16 @@ def loss_gradients(
 def compare_gradients(
     wanted: dict[str, Tensor | None], found: dict[str, Tensor | None]
 ) -> tuple[GradientComparison, ...]:
-    """Relative errors; a gradient that is zero but for rounding is held against the largest."""
-    norms = {n: float(g.double().norm()) for n, g in wanted.items() if g is not None}
+    """Relative errors; a gradient that is zero but for rounding is held against the largest.
+
+    Args:
+        wanted: The model's gradients by name.
+        found: Those of its transformed self.
+
+    Returns:
+        One comparison for every name in `wanted`.
+    """
+    norms = {n: _norm(g) for n, g in wanted.items() if g is not None}
     floor = SMALLEST_GRADIENT * max(norms.values(), default=0.0)
     comparisons: list[GradientComparison] = []
     for name, gradient in wanted.items():
@@ -90,11 +122,15 @@ def compare_gradients(
             comparisons.append(GradientComparison(name, 0.0, 1.0))
             continue
         want, have = (torch.zeros_like(reference) if g is None else g for g in (gradient, other))
-        difference = float((want.double() - have.double()).norm())
+        difference = _norm(want.double() - have.double())
         error = difference / max(norms.get(name, 0.0), floor) if difference else 0.0
-        tolerance = GRADIENT_TOLERANCE.get(reference.dtype, 1e-2)
+        tolerance = GRADIENT_TOLERANCE.get(reference.dtype, HALF_TOLERANCE)
         comparisons.append(GradientComparison(name, error, tolerance))
     return tuple(comparisons)
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(tensor.double().norm())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
 
 def compare_neurons(

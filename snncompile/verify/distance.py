@@ -1,9 +1,10 @@
 """How far a neuron's membranes were from its threshold when it decided to fire."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from snncompile.ir.program import Program
@@ -13,10 +14,10 @@ from snncompile.ir.surrogates import Surrogate
 class _Tap(torch.autograd.Function):
     """Fires like a neuron and keeps every distance it was asked about."""
 
-    seen: list[Tensor]
+    seen: ClassVar[list[Tensor]]
 
     @classmethod
-    def apply(cls, distance: Tensor) -> Tensor:  # type: ignore[override]
+    def apply(cls, distance: Tensor) -> Tensor:
         """Spikes where the distance is positive."""
         cls.seen.append(distance)
         return (distance > 0).to(distance.dtype)
@@ -37,16 +38,23 @@ def distances(program: Program, node: fx.Node, inputs: tuple[Tensor, ...]) -> Te
     if "surrogate" not in node.kwargs:
         return None
     settings = {key: value for key, value in node.kwargs.items() if key != "surrogate"}
-    known = fx.node.map_arg(settings, lambda n: _constant(program, n))
+    known: Any = map_arg(settings, lambda n: _constant(program, n))
     if any(leaf is None for leaf in pytree.tree_leaves(known)):
         return None
     steps: list[Tensor] = []
     for values in zip(*(value.unbind(0) for value in inputs), strict=True):
-        tap = type("Tap", (_Tap,), {"seen": []})
+        tap = _tap()
         with torch.no_grad():
-            node.target(*values, **known, surrogate=Surrogate("function", (), tap))  # type: ignore[operator, misc]
+            node.target(*values, **known, surrogate=Surrogate("function", (), tap))  # type: ignore[operator]
         steps.append(tap.seen[-1])
     return torch.stack(steps)
+
+
+def _tap() -> type[_Tap]:
+    class Tap(_Tap):
+        seen: ClassVar[list[Tensor]] = []
+
+    return Tap
 
 
 def _constant(program: Program, node: fx.Node) -> Any:  # noqa: ANN401
@@ -57,8 +65,8 @@ def _constant(program: Program, node: fx.Node) -> Any:  # noqa: ANN401
             return program.constants[target]
         owner, _, name = target.rpartition(".")
         return getattr(program.root.get_submodule(owner), name)
-    if node.op == "placeholder" or callable(node.target) is False:
+    if node.op == "placeholder" or isinstance(node.target, str):
         return None
-    args = fx.node.map_arg(node.args, lambda n: _constant(program, n))
-    kwargs = fx.node.map_arg(node.kwargs, lambda n: _constant(program, n))
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    args: Any = map_arg(node.args, lambda n: _constant(program, n))
+    kwargs: Any = map_arg(node.kwargs, lambda n: _constant(program, n))
+    return node.target(*args, **kwargs)

@@ -1,9 +1,9 @@
 """Watches the neurons of a user's model while it runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -60,8 +60,15 @@ def _name(node: fx.Node) -> str:
 
 
 @contextmanager
-def observed(model: nn.Module) -> Iterator[Observed]:
-    """Record what every neuron of the model emits while the context lasts."""
+def observed(model: nn.Module) -> Generator[Observed]:
+    """Record what every neuron of the model emits while the context lasts.
+
+    Args:
+        model: The model that is run inside.
+
+    Yields:
+        What was seen so far; it fills up call by call.
+    """
     seen = Observed()
 
     def applied(original: Callable[..., Any], cls: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
@@ -71,7 +78,8 @@ def observed(model: nn.Module) -> Iterator[Observed]:
         return result
 
     with ExitStack() as stack:
-        for name, module in model.named_modules():
+        named: Iterator[tuple[str, nn.Module]] = cast("Any", model).named_modules()
+        for name, module in named:
             frontend = frontend_of(module)
             if frontend is not None and frontend.covers(module):
                 hook = _hook(seen.modules.setdefault(name, []))
@@ -98,9 +106,13 @@ def over_time(program: Program, seen: Observed) -> dict[str, Emitted]:
     A module or Function that is used several times in a step has emitted its outputs in that
     order in every step.
 
+    Args:
+        program: The program captured from the model.
+        seen: What the model's neurons did.
+
     Returns:
-        By node: spikes [T, N, ...]; membranes [T, N, ...], or [1, N, ...] after the last step
-        where one call covered all steps.
+        By the name of a node: spikes [T, N, ...]; membranes [T, N, ...], or [1, N, ...] after the
+        last step where one call covered all steps.
     """
     shared: dict[int, list[fx.Node]] = {}
     for node in watched(program):
@@ -108,9 +120,9 @@ def over_time(program: Program, seen: Observed) -> dict[str, Emitted]:
     found: dict[str, Emitted] = {}
     for nodes in shared.values():
         for position, node in enumerate(nodes):
-            mine = seen.of(node)[position :: len(nodes)]
-            if mine:
-                found[node.name] = _all_steps(mine, multi_step=program.multi_step)
+            calls = seen.of(node)[position :: len(nodes)]
+            if calls:
+                found[node.name] = _all_steps(calls, multi_step=program.multi_step)
     return found
 
 
