@@ -2,6 +2,6 @@
 
 import torch
 
-from tests import torchvision_shim as torchvision_shim  # noqa: PLC0414
+from tests import torchvision_shim as torchvision_shim
 
 torch.set_num_threads(1)

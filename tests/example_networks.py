@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class Fire(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         distance: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(distance)
@@ -19,7 +19,7 @@ class Fire(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         *grad_outputs: Tensor,
     ) -> Tensor:
         (distance,) = ctx.saved_tensors
@@ -66,7 +66,7 @@ def batch_first() -> nn.Module:
 
 def multi_step() -> nn.Module:
     """SpikingJelly's layers over [T, N, 1, 8, 8]."""
-    from spikingjelly.activation_based import functional, layer, neuron  # noqa: PLC0415
+    from spikingjelly.activation_based import functional, layer, neuron
 
     torch.manual_seed(0)
     network = nn.Sequential(
@@ -83,7 +83,7 @@ def multi_step() -> nn.Module:
 
 def one_step() -> nn.Module:
     """SpikingJelly's layers over one step [N, 6]; whoever calls it loops."""
-    from spikingjelly.activation_based import neuron  # noqa: PLC0415
+    from spikingjelly.activation_based import neuron
 
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 12), neuron.IFNode(v_threshold=0.25), nn.Linear(12, 3))
@@ -91,7 +91,7 @@ def one_step() -> nn.Module:
 
 def chatty() -> nn.Module:
     """Prints while it is built, as many models do."""
-    print("building the network")  # noqa: T201
+    print("building the network")
     return looped()
 
 

@@ -4,18 +4,24 @@ Dyadic weights (multiples of 1/16), decays and thresholds keep float32 arithmeti
 two orders of the same sum are bit-equal.
 """
 
+# pyright: basic
+
 from collections.abc import Callable
+from itertools import pairwise
 from operator import getitem
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from snncompile.ir import neurons
 from snncompile.ir.program import Arguments, Input, Output, Program, State
 from snncompile.ir.surrogates import Surrogate
 from snncompile.ir.values import BATCH_HINT, fake_input, fake_mode, infer
+
+Kind: TypeAlias = Literal["sequence", "static"]
 
 LIF = {
     "charge": neurons.Decay(0.5),
@@ -44,13 +50,15 @@ class Step:
         self.examples: list[Tensor] = []
         self.next: dict[str, fx.Node] = {}
 
-    def input(self, name: str, *shape: int, kind: str = "sequence") -> fx.Node:
+    def input(self, name: str, *shape: int, kind: Kind = "sequence") -> fx.Node:
         """An input of shape [N, *shape]; declare inputs before states."""
-        self.inputs.append(Input(name, kind))  # type: ignore[arg-type]
+        self.inputs.append(Input(name, kind))
         self.examples.append(torch.zeros(BATCH_HINT, *shape))
         return self.graph.placeholder(name)
 
-    def state(self, label: str, *shape: int, initial: float = 0.0, carried: bool = False) -> fx.Node:
+    def state(
+        self, label: str, *shape: int, initial: float = 0.0, carried: bool = False
+    ) -> fx.Node:
         """A state of shape [N, *shape]; declare states before any other node."""
         name = label.replace(".", "_")
         self.states.append(State(name, label, initial, ("N", *shape), carried))
@@ -87,7 +95,7 @@ class Step:
             step=self.graph,
             inputs=tuple(self.inputs),
             states=tuple(self.states),
-            outputs=tuple(Output(f"out{i}", reduce) for i in range(len(outputs))),  # type: ignore[arg-type]
+            outputs=tuple(Output(f"out{i}", cast("Any", reduce)) for i in range(len(outputs))),
             arguments=Arguments(spec, (None,) * len(leaves), tuple(range(len(leaves)))),
             result=pytree.tree_flatten(result)[1],
         )
@@ -96,7 +104,7 @@ class Step:
         return program
 
 
-def _fakes(mode: Any, examples: list[Tensor]) -> tuple[Tensor, ...]:
+def _fakes(mode: FakeTensorMode, examples: list[Tensor]) -> tuple[Tensor, ...]:
     """Fake inputs that share one symbolic batch size."""
     first = fake_input(mode, examples[0])
     batch = first.shape[0]
@@ -107,7 +115,7 @@ def _fakes(mode: Any, examples: list[Tensor]) -> tuple[Tensor, ...]:
 def feedforward(widths: tuple[int, ...] = (8, 16, 4)) -> Program:
     """Linear and LIF, once per pair of widths; the last spikes are stacked over time."""
     torch.manual_seed(0)
-    root = nn.Sequential(*(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+    root = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(widths)))
     dyadic_(root, 4.0)
     step = Step(root)
     value = step.input("x", widths[0])

@@ -40,6 +40,7 @@ FUNCTIONS: dict[Kind, Callable[..., tuple[Tensor, ...]]] = {
 _SURROGATE = Surrogate("atan", (2.0,))
 _CHARGES = (neurons.Decay(0.5), neurons.Integrate(), neurons.Leak(2.0), neurons.Relax(2.0))
 _RESETS = (neurons.Subtract(), neurons.Subtract(detach=True), neurons.Hard(), neurons.Keep())
+_REDUCES = ("stack", "last", "sum", "running_sum")
 _ORDERS = ("decay_then_add", "add_then_decay", "delay")
 _LABELS: dict[Kind, tuple[str, ...]] = {
     "memory": ("value",),
@@ -73,7 +74,7 @@ def programs(draw: st.DrawFn, kinds: Sequence[Kind] = KINDS, most: int = 8) -> P
     number = st.integers(0, 11)
     layer = st.builds(Layer, st.sampled_from(list(kinds)), number, number, number)
     layers = draw(st.lists(layer, min_size=1, max_size=most))
-    reduce = draw(st.sampled_from(["stack", "last", "sum", "running_sum"]))
+    reduce = draw(st.sampled_from(_REDUCES))
     seed, shown = draw(number), draw(number)
     return Writer(layers, seed).program(reduce, shown)
 

@@ -4,10 +4,10 @@ Its compiled operators are missing there, and it fails when it describes them. T
 are enough: the zoo's networks call neither operator.
 """
 
+# pyright: basic
+
 import torch
 
-LIBRARY = torch.library.Library("torchvision", "DEF")
-LIBRARY.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-LIBRARY.define(
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-)
+LIBRARY = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+for operator in ("nms", "qnms"):
+    LIBRARY.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]

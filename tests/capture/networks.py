@@ -1,5 +1,8 @@
 """Networks as people write them in plain torch: the time loop inside forward, state by hand."""
 
+# pyright: basic
+
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,10 +20,11 @@ class Fire(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (distance,) = ctx.saved_tensors
-        return grad_outputs[0] / (1 + 10 * distance.abs()) ** 2
+        gradient: Tensor = grad_outputs[0] / (1 + 10 * distance.abs()) ** 2
+        return gradient
 
 
-fire = Fire.apply
+fire: Callable[[Tensor], Tensor] = Fire.apply
 """Bound when this module is imported, as people do."""
 
 
@@ -52,13 +56,15 @@ class NumbersFirst(nn.Module):
         self.steps = steps
 
     def forward(self, x: Tensor) -> Tensor:
-        membrane = total = 0.0
+        membrane: Any = 0.0
+        total: Any = 0.0
         for _ in range(self.steps):
             membrane = 0.5 * membrane + self.layer(x)
             spike = fire(membrane - 1.0)
             membrane = membrane - spike
             total = total + spike
-        return total / self.steps
+        rate: Tensor = total / self.steps
+        return rate
 
 
 class BatchFirst(nn.Module):
@@ -99,7 +105,8 @@ class Residual(nn.Module):
             second = second - out
             out += spike
             recorded.append(out.mean((2, 3)))
-        return self.head(torch.stack(recorded).mean(0))
+        scores: Tensor = self.head(torch.stack(recorded).mean(0))
+        return scores
 
 
 class Delayed(nn.Module):
@@ -134,4 +141,5 @@ class Reductions(nn.Module):
             rows.append(membrane)
         stacked = torch.stack(rows, 1)
         every = torch.stack(rows)
-        return stacked, every.sum(0), every.mean(dim=0), every.max(0)[0], rows[-1], sum(rows)
+        total: Any = sum(rows)
+        return stacked, every.sum(0), every.mean(dim=0), every.max(0)[0], rows[-1], total

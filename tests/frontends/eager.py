@@ -25,7 +25,7 @@ class EagerLowering:
         self,
         function: Callable[..., tuple[Tensor, ...]],
         *tensors: Tensor,
-        **settings: Any,  # noqa: ANN401
+        **settings: Any,
     ) -> tuple[Tensor, ...]:
         self.calls.append(function.__name__)
         return function(*tensors, **settings)
@@ -53,7 +53,7 @@ class EagerLowering:
     def finish(self, state: Tensor, value: Tensor) -> None:
         self.held[self.keys[id(state)]] = value
 
-    def over_time(self, step: Callable[..., Any], *sequences: Tensor) -> Any:  # noqa: ANN401
+    def over_time(self, step: Callable[..., Any], *sequences: Tensor) -> Any:
         self.later = set()
         outputs = [step(*values) for values in zip(*sequences, strict=True)]
         self.later = None
@@ -64,7 +64,7 @@ class EagerLowering:
         )
 
 
-def _stacked(values: list[Any]) -> Any:  # noqa: ANN401
+def _stacked(values: list[Any]) -> Any:
     return torch.stack(values) if isinstance(values[0], Tensor) else values[0]
 
 
@@ -73,7 +73,7 @@ def lowered_calls(frontend: Frontend, lowering: EagerLowering) -> Generator[None
     """Calls of modules that the frontend covers are lowered, as a capture does."""
     original = nn.Module.__call__
 
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if frontend.covers(module):
             return frontend.lower(module, lowering, *args, **kwargs)
         return original(module, *args, **kwargs)

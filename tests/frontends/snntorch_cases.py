@@ -134,11 +134,11 @@ class Exact(torch.autograd.Function):
     """A spike function that stays in the membrane's dtype, as snnTorch's own do not."""
 
     @staticmethod
-    def forward(ctx: Any, distance: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, distance: Tensor) -> Tensor:
         ctx.save_for_backward(distance)
         return (distance > 0).to(distance.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (distance,) = ctx.saved_tensors
         return gradients[0].div((1 + 2 * distance.abs()) ** 2)

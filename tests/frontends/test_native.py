@@ -58,7 +58,7 @@ def assert_fires(spikes: Tensor) -> None:
 
 @pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
 @pytest.mark.parametrize("kind", [own.LIF, own.IF])
-def test_the_equations_hold(kind: type[own.IF], reset: Any) -> None:  # noqa: ANN401
+def test_the_equations_hold(kind: type[own.IF], reset: Any) -> None:
     neuron = kind(threshold=1.25, reset=reset)
     inputs = currents()
 

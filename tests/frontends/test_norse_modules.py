@@ -26,7 +26,7 @@ from tests.frontends.norse_cases import (
 )
 
 
-def eager(model: nn.Module, *args: Any) -> Any:  # noqa: ANN401
+def eager(model: nn.Module, *args: Any) -> Any:
     """What a model returns when every covered module in it is lowered."""
     with lowered_calls(FRONTEND, EagerLowering()), torch.no_grad():
         return model(*args)
@@ -97,12 +97,12 @@ def test_a_sequential_state_of_cells_is_captured_one_step_at_a_time() -> None:
 
 
 class Custom(snn.LIFCell):  # type: ignore[misc]
-    def initial_state(self, input_tensor: Tensor) -> Any:  # noqa: ANN401
+    def initial_state(self, input_tensor: Tensor) -> Any:
         return super().initial_state(input_tensor)
 
 
 class Forward(snn.LIFCell):  # type: ignore[misc]
-    def forward(self, input_tensor: Tensor, state: Any = None) -> Any:  # noqa: ANN401
+    def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
         return super().forward(input_tensor, state)
 
 

@@ -74,6 +74,8 @@ def _reduced(reduce: str, axis: int, values: list[Tensor]) -> Tensor:
             total = total + value
         return total
     stacked = torch.stack(values, axis)
-    if reduce == "stack":
-        return stacked
-    return {"sum": torch.sum, "mean": torch.mean, "max": torch.amax}[reduce](stacked, 0)
+    if reduce == "sum":
+        return stacked.sum(0)
+    if reduce == "mean":
+        return stacked.mean(0)
+    return stacked.amax(0) if reduce == "max" else stacked

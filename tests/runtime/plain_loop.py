@@ -27,7 +27,7 @@ class _Watching(StepInterpreter):
         super().__init__(program)
         self.observed = observed
 
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401
+    def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if is_neuron(n):
             operands = tuple(self.env[a] for a in n.args if isinstance(a, fx.Node))
