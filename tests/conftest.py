@@ -2,6 +2,6 @@
 
 import torch
 
-from tests import torchvision_shim as torchvision_shim
+from tests import torchvision_shim as torchvision_shim  # noqa: PLC0414
 
 torch.set_num_threads(1)

@@ -66,7 +66,7 @@ def batch_first() -> nn.Module:
 
 def multi_step() -> nn.Module:
     """SpikingJelly's layers over [T, N, 1, 8, 8]."""
-    from spikingjelly.activation_based import functional, layer, neuron
+    from spikingjelly.activation_based import functional, layer, neuron  # noqa: PLC0415
 
     torch.manual_seed(0)
     network = nn.Sequential(
@@ -83,7 +83,7 @@ def multi_step() -> nn.Module:
 
 def one_step() -> nn.Module:
     """SpikingJelly's layers over one step [N, 6]; whoever calls it loops."""
-    from spikingjelly.activation_based import neuron
+    from spikingjelly.activation_based import neuron  # noqa: PLC0415
 
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 12), neuron.IFNode(v_threshold=0.25), nn.Linear(12, 3))
@@ -91,7 +91,7 @@ def one_step() -> nn.Module:
 
 def chatty() -> nn.Module:
     """Prints while it is built, as many models do."""
-    print("building the network")
+    print("building the network")  # noqa: T201
     return looped()
 
 

@@ -1,5 +1,7 @@
 """Third-party networks that the compiler is tested on, with activity and small inputs."""
 
+# pyright: basic
+
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from spikingjelly.activation_based.model import parametric_lif_net, spiking_resnet, spiking_vgg
 from torch import Tensor, nn
 
+from snncompile.runtime.schedule import ScheduleName
 from tests.capture.networks import fire
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -32,7 +35,7 @@ class Case:
     name: str
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
-    native: str
+    native: ScheduleName
     double: Callable[[], nn.Module] | None = None
 
     def model(self, *, train: bool = False, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -64,10 +67,11 @@ def _jelly(make: Callable[..., nn.Module], node: Any, **options: Any) -> Callabl
         model = make(
             spiking_neuron=node, surrogate_function=surrogate.ATan(), detach_reset=True, **options
         )
-        if hasattr(model, "classifier"):  # 512 * 7 * 7 x 4096 would be most of the test's time
-            model.classifier[0] = layer.Linear(25088, 64)
-            model.classifier[3] = layer.Linear(64, 64)
-            model.classifier[6] = layer.Linear(64, 10)
+        classifier = getattr(model, "classifier", None)
+        if classifier is not None:  # 512 * 7 * 7 x 4096 would be most of the test's time
+            classifier[0] = layer.Linear(25088, 64)
+            classifier[3] = layer.Linear(64, 64)
+            classifier[6] = layer.Linear(64, 10)
         functional.set_step_mode(model, "m")
         for module in model.modules():
             if isinstance(module, nn.Linear):
@@ -143,8 +147,8 @@ class Sequential(nn.Module):
             norse.LICell(),
         )
         with torch.no_grad():
-            self.net[0].weight.mul_(60)
-            self.net[4].weight.mul_(90)
+            self.net[0].get_parameter("weight").mul_(60)
+            self.net[4].get_parameter("weight").mul_(90)
 
     def forward(self, x: Tensor) -> Tensor:
         state = None

@@ -1,20 +1,30 @@
 """Networks of the libraries, captured and run: equal to what the libraries compute."""
 
+# pyright: basic
+
+from typing import Literal
+
 import pytest
 import torch
 
 from snncompile.module import Transformed
+from snncompile.runtime.schedule import ScheduleName
 from snncompile.verify import verify
 from snncompile.verify.report import Report
 from tests.models import CASES, Case
 
-OTHER = {"steps": "layers", "layers": "steps"}
+OTHER: dict[ScheduleName, ScheduleName] = {"steps": "layers", "layers": "steps"}
 
 
-def compare(case: Case, schedule: str | int, **options: object) -> Report:
+def compare(
+    case: Case,
+    schedule: ScheduleName | int,
+    *,
+    train: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Report:
     """Verify the captured network under a schedule, captured with one batch, run with another."""
-    dtype = options.get("dtype", torch.float32)
-    model = case.model(train=bool(options.get("train")), dtype=dtype)
+    model = case.model(train=train, dtype=dtype)
     fast = Transformed(model, (), schedule, None)
     fast.program_for(case.input(2, dtype))
     report = verify(model, fast, case.input(dtype=dtype))
@@ -34,18 +44,18 @@ def test_under_its_own_schedule_a_network_is_bit_equal(case: Case, train: bool) 
     assert any(0.02 < neuron.rate < 0.98 for neuron in report.neurons), str(report)
 
 
-BOTH_MODES = [(case, False) for case in CASES]
-BOTH_MODES += [(case, True) for case in CASES if case.name in {"MNISTNet", "spiking_resnet18"}]
+TRAINED = {"MNISTNet", "spiking_resnet18"}
+BOTH_MODES = [(case, t) for case in CASES for t in (False, True) if case.name in TRAINED or not t]
 
 
 @pytest.mark.parametrize("schedule", ["other", 2])
 @pytest.mark.parametrize(("case", "train"), BOTH_MODES, ids=lambda v: getattr(v, "name", None))
 def test_under_another_schedule_spikes_move_only_at_the_threshold(
-    case: Case, train: bool, schedule: str | int
+    case: Case, train: bool, schedule: Literal["other"] | int
 ) -> None:
-    tile = OTHER[case.native] if schedule == "other" else schedule
+    chosen = OTHER[case.native] if schedule == "other" else schedule
 
-    report = compare(case, tile, train=train)
+    report = compare(case, chosen, train=train)
 
     assert report.explained, str(report)
     if report.moved == 0:
@@ -54,7 +64,7 @@ def test_under_another_schedule_spikes_move_only_at_the_threshold(
 
 @pytest.mark.parametrize("schedule", ["steps", "layers"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_in_double_precision_gradients_agree_to_1e_12(case: Case, schedule: str) -> None:
+def test_in_double_precision_gradients_agree_to_1e_12(case: Case, schedule: ScheduleName) -> None:
     report = compare(case, schedule, dtype=torch.float64)
 
     assert report.ok, str(report)

@@ -1,9 +1,11 @@
 """The transformed network as a torch module: it is used, trained and saved like the model."""
 
+# pyright: basic
+
 import copy
 import io
-import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from snncompile.errors import InputError
 from snncompile.module import Transformed
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
+from snncompile.runtime.schedule import ScheduleName
 from tests.capture.networks import BatchFirst, HandWritten, NumbersFirst, Residual
 from tests.models import CASES, Case
 
@@ -52,7 +55,7 @@ def test_results_keep_their_structure() -> None:
 @pytest.mark.parametrize(
     "case", [BY_NAME["snntorch-two-layers"], BY_NAME["MNISTNet"]], ids=lambda case: case.name
 )
-def test_training_through_it_trains_the_model(case: Case, schedule: str) -> None:
+def test_training_through_it_trains_the_model(case: Case, schedule: ScheduleName) -> None:
     direct = case.model(train=True, dtype=torch.float64)
     through = case.model(train=True, dtype=torch.float64)
     through.load_state_dict(direct.state_dict())
@@ -157,21 +160,23 @@ def test_copies_are_independent_and_whole(how: str) -> None:
     )
 
 
-def _copied(module: nn.Module, how: str) -> nn.Module:
+def _copied(module: Transformed, how: str) -> Transformed:
     if how == "deepcopy":
         return copy.deepcopy(module)
     if how == "pickle":
-        return pickle.loads(pickle.dumps(module))
+        unpickled: Transformed = pickle.loads(pickle.dumps(module))
+        return unpickled
     file = io.BytesIO()
     torch.save(module, file)
     file.seek(0)
-    return torch.load(file, weights_only=False)
+    loaded: Transformed = torch.load(file, weights_only=False)
+    return loaded
 
 
 def test_a_pass_that_changes_parameters_leaves_the_model_alone() -> None:
     torch.manual_seed(0)
     model = Residual().eval()
-    model.stem[1].running_mean.fill_(0.25)
+    nn.init.constant_(model.stem[1].get_buffer("running_mean"), 0.25)
     before = copy.deepcopy(model.state_dict())
     fused = Transformed(model, (FuseBatchNorm(),), "layers", None)
     x = torch.rand(4, 2, 1, 6, 6)
@@ -194,7 +199,7 @@ def test_other_sizes_are_captured_anew_and_wrong_ones_refused() -> None:
 
 def test_the_program_before_any_capture_is_an_error_with_a_way_out() -> None:
     with pytest.raises(InputError, match="example_inputs"):
-        Transformed(HandWritten(), (), "steps", None).program
+        _ = Transformed(HandWritten(), (), "steps", None).program
 
 
 def test_a_sequence_that_is_too_short_is_refused() -> None:
@@ -215,7 +220,7 @@ def test_a_sequence_that_is_too_short_is_refused() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("schedule", ["steps", "layers"])
-def test_torch_compile_takes_it_as_one_graph(schedule: str) -> None:
+def test_torch_compile_takes_it_as_one_graph(schedule: ScheduleName) -> None:
     torch.manual_seed(0)
     fast = Transformed(HandWritten(), (), schedule, None)
     x = 2 * torch.rand(3, 2, 6)
@@ -226,13 +231,13 @@ def test_torch_compile_takes_it_as_one_graph(schedule: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(compiled(x), wanted, strict=True))
 
 
-def test_distributed_data_parallel_accepts_it(tmp_path: os.PathLike[str]) -> None:
+def test_distributed_data_parallel_accepts_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = HandWritten()
     fast = Transformed(model, (), "layers", None)
     x = 2 * torch.rand(3, 2, 6)
     fast(x)
-    store = torch.distributed.FileStore(os.path.join(tmp_path, "store"), 1)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)  # type: ignore[attr-defined]
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         DistributedDataParallel(fast)(x)[0].sum().backward()

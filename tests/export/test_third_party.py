@@ -1,5 +1,7 @@
 """Networks of the libraries as ONNX files: the spikes of torch, in both forms."""
 
+# pyright: basic
+
 from pathlib import Path
 from typing import Any
 

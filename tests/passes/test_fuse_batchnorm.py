@@ -124,7 +124,7 @@ def test_a_frozen_layer_stays_frozen() -> None:
 class SequenceConv(nn.Conv2d):
     """A layer whose forward takes whole sequences, as multi-step libraries have."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         folded = super().forward(input.flatten(0, 1))
         return folded.reshape(*input.shape[:2], *folded.shape[1:])
 
@@ -132,7 +132,7 @@ class SequenceConv(nn.Conv2d):
 class SequenceNorm(nn.BatchNorm2d):
     """The BatchNorm that goes with it."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         folded = super().forward(input.flatten(0, 1))
         return folded.reshape(*input.shape[:2], *folded.shape[1:])
 
@@ -197,7 +197,7 @@ def test_a_batchnorm_over_positions_stays() -> None:
 
 
 class Standardised(nn.Linear):
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         return nn.functional.linear(input, self.weight - self.weight.mean(), self.bias)
 
 

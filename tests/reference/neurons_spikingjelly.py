@@ -65,7 +65,7 @@ def parametric_leaky(
     return _run(currents, reset or 0.0, step)
 
 
-def rectified_leaky(
+def rectified_leaky(  # noqa: PLR0913
     currents: Rows, *, tau: float, slope: float, threshold: float, reset: float | None, scale: bool
 ) -> tuple[Rows, Rows]:
     """F = max(0, k H) is compared; with `scale` a subtraction acts on H: F / k - V_th / k."""

@@ -1,5 +1,7 @@
 """`verify` finds what differs, says where first, and says nothing when nothing does."""
 
+# pyright: basic
+
 import copy
 import json
 from typing import Any
@@ -15,7 +17,7 @@ from snncompile.verify import verify
 from tests.capture.networks import HandWritten, Residual
 
 
-def _one_step() -> nn.Module:
+def _one_step() -> nn.Sequential:
     torch.manual_seed(0)
     model = nn.Sequential(
         layer.Linear(6, 8),
@@ -76,8 +78,8 @@ def test_wrong_gradients_are_found_though_spikes_agree() -> None:
     fast = Transformed(model, (), "steps", 5)
     program = fast.program_for(x)
     node = next(program.neurons())
-    narrower = node.kwargs["surrogate"]._replace(parameters=(7.0,))
-    node.kwargs = {**node.kwargs, "surrogate": narrower}
+    settings: dict[str, Any] = dict(node.kwargs)
+    node.kwargs = {**settings, "surrogate": settings["surrogate"]._replace(parameters=(7.0,))}
 
     report = verify(model, fast, x)
 
@@ -102,10 +104,11 @@ def test_a_model_of_one_step_is_run_as_its_caller_would(static: bool) -> None:
 def test_a_folded_network_is_compared_by_outputs_and_input_gradients() -> None:
     torch.manual_seed(0)
     model = Residual().eval()
-    model.stem[1].running_var.fill_(0.25)
+    nn.init.constant_(model.stem[1].get_buffer("running_var"), 0.25)
 
-    report = verify(model, Transformed(model, (FuseBatchNorm(),), "steps", None),
-                    torch.rand(4, 2, 1, 6, 6))
+    report = verify(
+        model, Transformed(model, (FuseBatchNorm(),), "steps", None), torch.rand(4, 2, 1, 6, 6)
+    )
 
     assert report.ok, str(report)
     assert [gradient.name for gradient in report.gradients] == ["input 0"]
