@@ -6,26 +6,25 @@ attribute for others to look at is harmless, so what counts is whether a second 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from snncompile.capture.modules import covering, named_modules
 from snncompile.capture.recorder import Recorder
 from snncompile.errors import CaptureError
-from snncompile.frontends import frontend_of
 
-Attributes = dict[str, dict[str, Any]]
+Attributes: TypeAlias = dict[str, dict[str, Any]]
 
 
 def attributes_of(model: nn.Module) -> Attributes:
     """The plain attributes of every module that no frontend covers, by its name."""
     found: Attributes = {}
-    for name, module in model.named_modules():
-        frontend = frontend_of(module)
-        if frontend is None or not frontend.covers(module):
+    for name, module in named_modules(model).items():
+        if covering(module) is None:
             plain = {k: v for k, v in vars(module).items() if not k.startswith("_")}
-            found[name] = {k: list(v) if isinstance(v, list) else v for k, v in plain.items()}
+            found[name] = {k: v.copy() if isinstance(v, list) else v for k, v in plain.items()}
     return found
 
 

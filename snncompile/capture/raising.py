@@ -12,19 +12,21 @@ Raised or not, the program computes the same; a raised neuron runs as one scan a
 import itertools
 import operator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import torch
 from torch import fx
 
+from snncompile.ir.charges import Charge, Decay, Integrate, Relax
 from snncompile.ir.effects import has_effect
 from snncompile.ir.elementwise import is_autograd_function
-from snncompile.ir.neurons import Charge, Decay, Hard, Integrate, Relax, Reset, Subtract, lif
+from snncompile.ir.neurons import lif
 from snncompile.ir.program import Program, State
+from snncompile.ir.resets import Hard, Reset, Subtract
 from snncompile.ir.surrogates import Surrogate
 from snncompile.ir.values import refresh
 
-Operand = fx.Node | float | int
+Operand: TypeAlias = fx.Node | float
 
 
 class _Neuron(NamedTuple):
@@ -67,13 +69,13 @@ def raise_neurons(program: Program) -> int:
 
 def _named(program: Program, node: fx.Node, state: State, neuron: _Neuron) -> State:
     """The state of a raised neuron, called the membrane it is; a note says so."""
-    function = neuron.spikes.target.__self__.__name__  # type: ignore[union-attr]
     module = neuron.spikes.meta.get("module", "")
     taken = {other.label for other in program.states}
     labels = (f"{module}.membrane{i or ''}".lstrip(".") for i in itertools.count())
     label = next(label for label in labels if label not in taken)
-    node._rename(label.replace(".", "_"))
+    node._rename(label.replace(".", "_"))  # pyright: ignore[reportPrivateUsage]
     node.target = node.name
+    function = _function(neuron.spikes).__name__
     program.notes.append(f"raised hand-written arithmetic to lif: '{label}', surrogate {function}")
     return replace(state, name=node.name, label=label)
 
@@ -108,14 +110,15 @@ def _charge(charged: fx.Node, state: fx.Node) -> tuple[fx.Node, Charge] | None:
 
 def _relaxed(change: fx.Node, state: fx.Node) -> tuple[fx.Node, Charge] | None:
     """``(current - membrane) / tau``."""
-    if change.target is not operator.truediv:
+    if change.target is not operator.truediv:  # pyright: ignore[reportUnknownMemberType]
         return None
     difference, tau = change.args
     if not isinstance(difference, fx.Node) or difference.target is not operator.sub:
         return None
     current, held = difference.args
-    constant = held is state and isinstance(current, fx.Node) and _is_constant(tau)
-    return (current, Relax(tau)) if constant else None  # type: ignore[arg-type, return-value]
+    if held is not state or not isinstance(current, fx.Node) or not _is_constant(tau):
+        return None
+    return current, Relax(tau)  # type: ignore[arg-type]
 
 
 def _factor(product: fx.Node, state: fx.Node) -> Operand | None:
@@ -123,10 +126,10 @@ def _factor(product: fx.Node, state: fx.Node) -> Operand | None:
     if product.target is not operator.mul or state not in product.args:
         return None
     other = product.args[1] if product.args[0] is state else product.args[0]
-    return other if _is_constant(other) else None  # type: ignore[return-value]
+    return other if _is_constant(other) else None
 
 
-def _is_constant(operand: Any) -> bool:  # noqa: ANN401
+def _is_constant(operand: object) -> TypeGuard[Operand]:
     """A number, or computed from parameters alone and without a batch."""
     if not isinstance(operand, fx.Node):
         return isinstance(operand, (int, float))
@@ -203,13 +206,12 @@ def _between(neuron: _Neuron, state: fx.Node) -> set[fx.Node]:
 
 
 def _replace(program: Program, state: fx.Node, neuron: _Neuron) -> None:
-    function = neuron.spikes.target.__self__  # type: ignore[union-attr]
-    parameters = tuple(neuron.spikes.args[1:])
+    surrogate = Surrogate("function", neuron.spikes.args[1:], _function(neuron.spikes))  # type: ignore[arg-type]
     settings: dict[str, Any] = {
         "charge": neuron.charge,
         "threshold": neuron.threshold,
         "reset": neuron.reset,
-        "surrogate": Surrogate("function", parameters, function),  # type: ignore[arg-type]
+        "surrogate": surrogate,
     }
     graph = program.step
     later = max(neuron.charged, neuron.spikes, key=list(graph.nodes).index)
@@ -223,3 +225,11 @@ def _replace(program: Program, state: fx.Node, neuron: _Neuron) -> None:
         made.meta["module"] = neuron.spikes.meta.get("module", "")
     neuron.spikes.replace_all_uses_with(spikes)
     neuron.following.replace_all_uses_with(membrane)
+
+
+def _function(spikes: fx.Node) -> type[torch.autograd.Function]:
+    """The autograd.Function that a call applies."""
+    function = getattr(spikes.target, "__self__", None)
+    assert isinstance(function, type)
+    assert issubclass(function, torch.autograd.Function)
+    return function

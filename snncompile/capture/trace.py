@@ -1,9 +1,9 @@
 """Runs a model once on fake tensors and returns what it did as a `Trace`."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from traceback import FrameSummary, extract_tb
 from typing import Any
@@ -14,14 +14,16 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
-from snncompile.capture.attributes import attributes_restored, reachable
+from snncompile.capture.attributes import attributes_restored
 from snncompile.capture.buffers import buffers_to_stacks
+from snncompile.capture.calls import modules_recorded
+from snncompile.capture.clearing import note_clearing
 from snncompile.capture.functions import functions_intercepted, recorded_whole
 from snncompile.capture.lowering import LoweringRecorder
 from snncompile.capture.memory import attributes_of, refuse_memory
+from snncompile.capture.modules import covering, named_modules, reachable
 from snncompile.capture.recorder import RecordedState
 from snncompile.errors import CaptureError, SnncompileError
-from snncompile.frontends import frontend_of
 from snncompile.ir.program import Arguments
 from snncompile.ir.values import fake_input, fake_mode, fake_parameters
 
@@ -77,75 +79,64 @@ def record(
         CaptureError: A branch depends on data, a neuron is not covered, or a call cannot be
             recorded; the message names the line of the model.
     """
-    names = {id(module): name for name, module in reversed(list(model.named_modules()))}
-    recorder = LoweringRecorder(names)
+    recorder = LoweringRecorder({id(m): name for name, m in named_modules(model).items()})
     mode = fake_mode()
+    names = _input_names(model, args, kwargs)
+
+    def fake(tensor: Tensor) -> Tensor:
+        value = fake_input(mode, tensor, _within(tensor, dynamic))
+        recorder.input(next(names), value)
+        return value
+
+    fake_args, fake_kwargs = pytree.tree_map_only(Tensor, fake, (args, kwargs))
+    inputs = list(recorder.graph.nodes)
+    before = attributes_of(model)
+    with attributes_restored(*reachable(model)), _active(model, recorder, mode):
+        leaves, result = pytree.tree_flatten(_run(model, fake_args, fake_kwargs))
+        note_clearing(model, recorder)
+        returned = [recorder.node(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        refuse_memory(model, recorder, before, lambda: model(*fake_args, **fake_kwargs))
+        buffers_to_stacks(recorder.graph, returned)
+    return _trace(recorder, inputs, returned, result, _arguments(args, kwargs))
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    try:
+        return model(*args, **kwargs)
+    except SnncompileError:
+        raise
+    except Exception as error:
+        raise _explained(model, error) from error
+
+
+def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     leaves, spec = pytree.tree_flatten((args, kwargs))
     tensors = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
     constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-    inputs = [
-        recorder.input(name, fake_input(mode, leaves[i], _within(leaves[i], dynamic)))
-        for i, name in zip(tensors, _input_names(model, args, kwargs), strict=True)
-    ]
-    for i, node in zip(tensors, inputs, strict=True):
-        leaves[i] = node.meta["val"]
-    fake_args, fake_kwargs = pytree.tree_unflatten(leaves, spec)
-    before = attributes_of(model)
-    with attributes_restored(*reachable(model)), _active(model, recorder, mode):
-        try:
-            result = model(*fake_args, **fake_kwargs)
-        except SnncompileError:
-            raise
-        except Exception as error:
-            raise _explained(model, error) from error
-        flat, result_spec = pytree.tree_flatten(result)
-        _end(model, recorder)
-        nodes = [recorder.node(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
-        refuse_memory(model, recorder, before, lambda: model(*fake_args, **fake_kwargs))
-        buffers_to_stacks(recorder.graph, nodes)
+    return Arguments(spec, constants, tensors)
+
+
+def _trace(
+    recorder: LoweringRecorder,
+    inputs: list[fx.Node],
+    returned: list[Any],
+    result: pytree.TreeSpec,
+    arguments: Arguments,
+) -> Trace:
     return Trace(
-        recorder.graph,
-        inputs,
-        recorder.states,
-        recorder.finished,
-        nodes,
-        result_spec,
-        Arguments(spec, constants, tensors),
-        recorder.constants,
-        recorder.measured,
-        recorder.single_step,
-        recorder.sequence_layers,
-        recorder.whole,
+        graph=recorder.graph,
+        inputs=inputs,
+        states=recorder.states,
+        finished=recorder.finished,
+        leaves=returned,
+        result=result,
+        arguments=arguments,
+        constants=recorder.constants,
+        measured=recorder.measured,
+        single_step=recorder.single_step,
+        sequence_layers=recorder.sequence_layers,
+        whole=recorder.whole,
     )
-
-
-def _end(model: nn.Module, recorder: LoweringRecorder) -> None:
-    """Note what forward did to hidden states after their last step: clear them, at most."""
-    stepped = dict(recorder.finished)
-    for module in model.modules():
-        frontend = frontend_of(module)
-        if frontend is not None and frontend.covers(module):
-            frontend.end(module, recorder)
-    written = {s: v for s, v in recorder.finished.items() if stepped.get(s) is not v}
-    recorder.finished = stepped
-    for label, state in recorder.states.items():
-        value = written.get(state.node)
-        if value is None or not state.carried:
-            continue
-        if not _fills(value, state.initial):
-            raise CaptureError(
-                f"the state '{label}' is written after its neuron's last step; only clearing it "
-                "can be captured, anything else belongs into the step"
-            )
-        recorder.states[label] = replace(state, carried=False)
-
-
-def _fills(value: fx.Node, initial: float | fx.Node) -> bool:
-    """Whether a node is a tensor filled with a state's initial number."""
-    name = value.target if isinstance(value.target, str) else getattr(value.target, "__name__", "")
-    if name in {"zeros_like", "zeros", "new_zeros"}:
-        return initial == 0.0
-    return name == "full_like" and value.args[1:] == (initial,)
 
 
 def _within(tensor: Tensor, dynamic: tuple[int, ...]) -> tuple[int, ...]:
@@ -169,12 +160,10 @@ def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
             yield unique
 
 
-# Running on fakes --------------------------------------------------------------------------------
-
-
 @contextmanager
-def _active(model: nn.Module, recorder: LoweringRecorder, mode: FakeTensorMode) -> Iterator[None]:
-    for prefix, module in model.named_modules():
+def _active(model: nn.Module, recorder: LoweringRecorder, mode: FakeTensorMode) -> Generator[None]:
+    """Everything that must be in place while a model runs on fake tensors and is recorded."""
+    for prefix, module in named_modules(model).items():
         for name, value in vars(module).items():
             if isinstance(value, Tensor):
                 recorder.parameter(f"{prefix}.{name}".lstrip("."), value)
@@ -183,19 +172,19 @@ def _active(model: nn.Module, recorder: LoweringRecorder, mode: FakeTensorMode) 
         for name, fake in stack.enter_context(fake_parameters(model, mode)).items():
             recorder.parameter(name, fake)
         for module in model.modules():
-            frontend = frontend_of(module)
-            if frontend is not None and frontend.covers(module):
+            frontend = covering(module)
+            if frontend is not None:
                 frontend.begin(module)
         stack.enter_context(mode)
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(_modules_recorded(recorder))
+        stack.enter_context(modules_recorded(recorder))
         stack.enter_context(functions_intercepted(recorded_whole(recorder)))
         stack.enter_context(recorder)
         yield
 
 
 @contextmanager
-def _quiet_logger(name: str) -> Iterator[None]:
+def _quiet_logger(name: str) -> Generator[None]:
     """Torch logs what fails on fake tensors; here a failure is an answer, told in our own error."""
     logger = logging.getLogger(name)
     level = logger.level
@@ -204,74 +193,6 @@ def _quiet_logger(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _modules_recorded(recorder: LoweringRecorder) -> Iterator[None]:
-    """Route every module call through the recorder."""
-    original = nn.Module.__call__
-
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        if recorder._paused:
-            return original(module, *args, **kwargs)
-        return _call(recorder, module, args, kwargs, lambda: original(module, *args, **kwargs))
-
-    nn.Module.__call__ = call  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.__call__ = original  # type: ignore[method-assign]
-
-
-def _call(
-    recorder: LoweringRecorder,
-    module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    run: Callable[[], Any],
-) -> Any:  # noqa: ANN401
-    frontend = frontend_of(module)
-    if frontend is not None:
-        refusal = frontend.refusal(module)
-        if refusal:
-            place = recorder.names.get(id(module), "")
-            raise CaptureError(f"module '{place}': {refusal}")
-        if frontend.covers(module):
-            with recorder.inside(module):
-                return frontend.lower(module, recorder, *args, **kwargs)
-        layer = frontend.stateless(module)
-        if layer is not None:
-            name = recorder.names[id(module)]
-            recorder.single_step[name] = layer
-            if frontend.takes_sequences(module):
-                recorder.sequence_layers.add(name)
-            return recorder.call_module(module, args, kwargs, run)
-        if getattr(frontend, "whole", _never)(module):
-            result = recorder.call_module(module, args, kwargs, run)
-            recorder.whole.add(recorder.node(result).name)
-            return result
-    if _is_layer(module) and recorder.names.get(id(module)) != "":
-        return recorder.call_module(module, args, kwargs, run)
-    with recorder.inside(module):
-        return run()
-
-
-def _never(module: nn.Module) -> bool:
-    return False
-
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-def _is_layer(module: nn.Module) -> bool:
-    """A layer of torch itself: recorded as one call. Containers and users' modules are entered."""
-    kind = type(module)
-    if kind.__module__.startswith("torch.nn.utils.parametrize"):
-        kind = kind.__mro__[1]
-    return kind.__module__.startswith("torch.nn.modules") and not isinstance(module, _CONTAINERS)
-
-
-# Errors ------------------------------------------------------------------------------------------
 
 
 def _explained(model: nn.Module, error: Exception) -> Exception:

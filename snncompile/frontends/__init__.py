@@ -34,4 +34,4 @@ def _of_class(kind: type[nn.Module]) -> Frontend | None:
 
 def frontend_of(module: nn.Module) -> Frontend | None:
     """The frontend that knows a module's class or one it derives from, if there is one."""
-    return _of_class(type(module))
+    return _of_class(type(module))  # type: ignore[arg-type]

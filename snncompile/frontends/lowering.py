@@ -7,7 +7,7 @@ neurons, hidden states and the time axis need the calls below.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -100,7 +100,7 @@ class Frontend(Protocol):
         """Emit what calling the module means; returns what its forward would return."""
         ...
 
-    def stateless(self, module: nn.Module) -> "type[nn.Module] | None":
+    def stateless(self, module: nn.Module) -> type[nn.Module] | None:
         """For a stateless layer of the library: the torch.nn class that is one step of it."""
         ...
 
@@ -113,9 +113,27 @@ class Frontend(Protocol):
         ...
 
     def membrane(self, module: nn.Module, output: Any) -> Tensor | None:  # noqa: ANN401
-        """After a real call: the membrane of a covered neuron after its last step, if it has one."""
+        """After a real call: a covered neuron's membrane after its last step, if it has one."""
         ...
 
     def reset(self, module: nn.Module) -> None:
         """Clear the hidden states of a covered module, as its library would."""
+        ...
+
+
+@runtime_checkable
+class WholeSequences(Protocol):
+    """A frontend whose library has modules that read a whole sequence at once."""
+
+    def whole(self, module: nn.Module) -> bool:
+        """Whether a module does; it is kept as one call over the sequence."""
+        ...
+
+
+@runtime_checkable
+class Instances(Protocol):
+    """A frontend whose library keeps track of its modules and may change any of them."""
+
+    def bystanders(self) -> list[nn.Module]:
+        """Modules, of this model or not, that a forward can change."""
         ...

@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 """Which calls act on every element by itself, so that no axis, time included, matters to them."""
 
 import operator

@@ -1,6 +1,6 @@
 """Shapes and dtypes of a program's nodes, found by running its step on fake tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,9 @@ class StepInterpreter(fx.Interpreter):
         super().__init__(program.root, graph=graph or program.step)
         self.program = program
 
-    def call_module(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    def call_module(
+        self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401
         """Call the module, through its single-step class where its forward takes sequences."""
         module = self.program.root.get_submodule(str(target))
         layer = self.program.single_step.get(str(target))
@@ -57,19 +59,16 @@ class _Recorder(StepInterpreter):
 
 def fake_mode() -> FakeTensorMode:
     """A mode for fake tensors with symbolic shapes, that accepts the model's real parameters."""
-    return FakeTensorMode(
-        shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True
-    )
+    return FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)
 
 
 def fake_input(mode: FakeTensorMode, tensor: Tensor, dynamic: tuple[int, ...] = (0,)) -> FakeTensor:
     """A fake tensor like `tensor`, whose `dynamic` dimensions have symbolic sizes."""
     from torch._dynamo.source import ConstantSource  # noqa: PLC0415
 
-    sizes = [
-        DimDynamic.DYNAMIC if i in dynamic else DimDynamic.STATIC for i in range(tensor.dim())
-    ]
-    context = StatelessSymbolicContext(dynamic_sizes=sizes)
+    kinds = {True: DimDynamic.DYNAMIC, False: DimDynamic.STATIC}
+    sizes = [kinds[i in dynamic] for i in range(tensor.dim())]
+    context: StatelessSymbolicContext[..., Any] = StatelessSymbolicContext(dynamic_sizes=sizes)
     source = ConstantSource(f"input{id(tensor)}")
     return mode.from_tensor(tensor.detach(), symbolic_context=context, source=source)
 
@@ -87,7 +86,7 @@ def infer(program: Program, inputs: tuple[Tensor, ...]) -> None:
 
 
 @contextmanager
-def fake_parameters(root: nn.Module, mode: FakeTensorMode) -> Iterator[dict[str, Tensor]]:
+def fake_parameters(root: nn.Module, mode: FakeTensorMode) -> Generator[dict[str, Tensor]]:
     """Give a model fake parameters and buffers for a while, so that no run changes the real ones.
 
     Args:
