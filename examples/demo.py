@@ -5,11 +5,14 @@ digits for some seconds. snncompile captures each as it is, compares its own run
 library's, folds BatchNorm, writes an ONNX file and classifies the test digits with onnxruntime.
 """
 
+# pyright: basic
+
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,6 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from spikingjelly.activation_based import functional, neuron, surrogate
+from spikingjelly.activation_based.model import parametric_lif_net
 from torch import Tensor, nn
 
 import snncompile
@@ -36,6 +41,7 @@ class TwoLayers(nn.Module):
         self.fc2, self.lif2 = nn.Linear(100, 10), snntorch.Leaky(beta=0.9)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes and membranes of the last layer, [T, N, 10], for images [T, N, 1, 8, 8]."""
         mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
         spikes, membranes = [], []
         for step in range(x.size(0)):
@@ -54,15 +60,12 @@ class Case:
     model: nn.Module
     size: int
     epochs: int
-    scores: Callable[[object], Tensor]
+    scores: Callable[[Any], Tensor]
     reset: Callable[[nn.Module], None]
 
 
 def cases() -> list[Case]:
     """The two networks, untrained."""
-    from spikingjelly.activation_based import functional, neuron, surrogate
-    from spikingjelly.activation_based.model import parametric_lif_net
-
     jelly = parametric_lif_net.MNISTNet(
         channels=8, spiking_neuron=neuron.ParametricLIFNode, surrogate_function=surrogate.ATan()
     )
@@ -74,12 +77,13 @@ def cases() -> list[Case]:
 
 
 def digits(size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training and test images [N, 1, size, size] in [0, 1], and labels."""
+    """Training and test images [N, 1, size, size] in [0, 1], then their labels."""
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
     x = torch.nn.functional.interpolate(x, size=(size, size), mode="bilinear")
     split = train_test_split(x.numpy(), labels, test_size=360, random_state=0, stratify=labels)
-    return tuple(torch.tensor(part) for part in split)
+    train_x, test_x, train_y, test_y = (torch.tensor(part) for part in split)
+    return train_x, test_x, train_y, test_y
 
 
 def repeated(images: Tensor) -> Tensor:
