@@ -1,6 +1,6 @@
 """Is a transformed network still the model it came from? Compares the two on given inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from snncompile.capture.attributes import attributes_restored, reachable
+from snncompile.capture.attributes import attributes_restored
+from snncompile.capture.modules import reachable
 from snncompile.module import Transformed
 from snncompile.runtime.schedule import Recording
 from snncompile.verify.caller import call
@@ -23,8 +24,8 @@ from snncompile.verify.report import Keeps, Report
 
 __all__ = ["Report", "verify"]
 
-ROUNDING = {False: 1e-3, True: 1e-9}
-"""How far from its threshold a membrane may be for rounding to move its spike; by float64."""
+ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-9}
+"""How far from its threshold a membrane may be for rounding to move its spike."""
 
 SEED = 0
 
@@ -56,38 +57,51 @@ def verify(
     """
     if not isinstance(transformed, Transformed):
         raise TypeError(
-            f"verify compares with what snncompile.transform returns, not {type(transformed).__name__}"
+            "verify compares with what snncompile.transform returns, "
+            f"not {type(transformed).__name__}"
         )
+    return _compare(model, transformed, inputs, seed, gradients=gradients)
+
+
+def _compare(
+    model: nn.Module,
+    transformed: Transformed,
+    inputs: tuple[Any, ...],
+    seed: int,
+    *,
+    gradients: bool,
+) -> Report:
     program = transformed.program_for(*inputs)
     keeps = _keeps(transformed)
     linear = seed if gradients and keeps == "outputs" else None
     with _preserved(model, transformed, seed), observed(model) as seen:
-        mine, leaves = _fresh(inputs)
-        expected = call(model, program, mine)
+        arguments, leaves = _fresh(inputs)
+        expected = call(model, program, arguments)
         wanted = loss_gradients(model, expected, leaves, linear)
     recording = Recording()
     with _preserved(model, transformed, seed):
-        theirs, leaves = _fresh(inputs)
-        result = transformed.record(recording, *theirs)
+        arguments, leaves = _fresh(inputs)
+        result = transformed.record(recording, *arguments)
         found = loss_gradients(transformed, result, leaves, linear)
     outputs, problems = compare_outputs(expected, result)
     same_parameters = program.root is transformed.original
     shared = {n: g for n, g in wanted.items() if same_parameters or n.startswith("input")}
     layers = () if keeps == "interface" else compare_neurons(program, seen, recording, problems)
-    rounding = ROUNDING[any(leaf.dtype == torch.float64 for leaf in leaves)]
+    double = any(leaf.dtype == torch.float64 for leaf in leaves)
+    rounding = ROUNDING[torch.float64 if double else torch.float32]
     compared = compare_gradients(shared, found)
     return Report(keeps, outputs, layers, compared, tuple(problems), rounding)
 
 
 @contextmanager
-def _preserved(model: nn.Module, transformed: Transformed, seed: int) -> Iterator[None]:
+def _preserved(model: nn.Module, transformed: Transformed, seed: int) -> Generator[None]:
     """Run with cleared states and a seeded generator; leave everything as it was."""
     buffers = {*model.buffers(), *transformed.buffers()}
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(torch.random.fork_rng())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
         stack.enter_context(attributes_restored(*reachable(model), *transformed.modules()))
         saved = {buffer: buffer.clone() for buffer in buffers}
-        torch.manual_seed(seed)
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
         reset(model)
         transformed.reset()
         try:
@@ -99,9 +113,11 @@ def _preserved(model: nn.Module, transformed: Transformed, seed: int) -> Iterato
 
 
 def _keeps(transformed: Transformed) -> Keeps:
-    order: tuple[Keeps, ...] = ("interface", "spikes")
-    kept = [item.keeps for item in transformed.passes]
-    return next((keeps for keeps in order if keeps in kept), "outputs")
+    """The weakest promise among the passes."""
+    kept = {item.keeps for item in transformed.passes}
+    if "interface" in kept:
+        return "interface"
+    return "spikes" if "spikes" in kept else "outputs"
 
 
 def _fresh(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[Tensor]]:
