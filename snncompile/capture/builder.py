@@ -14,6 +14,7 @@ from torch import SymInt, Tensor, fx, nn
 
 from snncompile.capture.graphs import ancestors, copy_call
 from snncompile.capture.reductions import name_reductions
+from snncompile.capture.states import placeholder_name
 from snncompile.capture.trace import Trace
 from snncompile.errors import CaptureError
 from snncompile.ir.effects import has_effect
@@ -62,8 +63,6 @@ class ProgramBuilder:
         self._outputs: list[tuple[fx.Node, Reduction, int]] = []
         self._extras: list[fx.Node] = []
 
-    # The step -----------------------------------------------------------------------------------
-
     def input(self, source: fx.Node, axis: int | None, *, stepped: bool = False) -> fx.Node:
         """The placeholder of a step input: a sequence along `axis`, or static when that is None.
 
@@ -84,7 +83,7 @@ class ProgramBuilder:
     ) -> fx.Node:
         """The placeholder of a state; `initial` is a number or a node of the trace."""
         if label not in self._states:
-            node = self.step.placeholder(label.replace(".", "_").replace("'", "_"))
+            node = self.step.placeholder(placeholder_name(label))
             node.meta["val"] = value
             fill = initial if not isinstance(initial, fx.Node) else initial.name
             shape = tuple(_dimension(size) for size in value.shape)
@@ -153,8 +152,6 @@ class ProgramBuilder:
             made.meta.update(node.meta)
             return made
         raise CaptureError(f"a time step uses the size of %{source}, which it does not read")
-
-    # The whole ------------------------------------------------------------------------------------
 
     def finish(self, epilogue: "Epilogue", leaves: list[Any]) -> Program:
         """Put the program together.

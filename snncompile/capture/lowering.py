@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from snncompile.capture.canonical import Call
-from snncompile.capture.recorder import RecordedState, Recorder
+from snncompile.capture.recorder import Recorder
+from snncompile.capture.states import RecordedState, placeholder_name
 from snncompile.errors import CaptureError
 
 
@@ -64,7 +65,7 @@ class LoweringRecorder(Recorder):
             label += "'"
         with self.paused(), torch.no_grad():
             value = torch.zeros_like(like) + initial
-        node = self.graph.placeholder(label.replace(".", "_").replace("'", "_"))
+        node = self.graph.placeholder(placeholder_name(label))
         node.meta["val"] = value
         self.bind(value, node)
         self.states[label] = RecordedState(node, label, start, carried)

@@ -9,7 +9,6 @@ work; a size stays symbolic until Python truly needs it as an int.
 import operator
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from snncompile.capture.bindings import Bindings, Maker
 from snncompile.capture.canonical import (
     COPIES,
     UNRECORDED,
@@ -29,24 +29,8 @@ from snncompile.capture.canonical import (
     name_of,
 )
 from snncompile.capture.sizes import SizeNodes
+from snncompile.capture.states import RecordedState
 from snncompile.errors import CaptureError
-
-
-@dataclass(frozen=True)
-class RecordedState:
-    """A state that a frontend asked for.
-
-    Attributes:
-        node: The placeholder that stands for its value before the first step.
-        label: Module and key, e.g. ``layer1.lif.membrane``.
-        initial: The number that fills it, or the node that computes it.
-        carried: It survives the call.
-    """
-
-    node: fx.Node
-    label: str
-    initial: float | fx.Node
-    carried: bool
 
 
 class Recorder(TorchFunctionMode):
@@ -68,26 +52,22 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.graph = fx.Graph()
         self.names = names
-        self.states: dict[str, RecordedState] = {}
+        self.states = dict[str, RecordedState]()
         self.finished: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, Tensor] = {}
         self.measured: set[fx.Node] = set()
         self.single_step: dict[str, type[nn.Module]] = {}
         self.sequence_layers: set[str] = set()
         self.whole: set[str] = set()
-        self._nodes: dict[int, fx.Node | Callable[[], fx.Node]] = {}
-        self._alive: list[object] = []
+        self._bindings = Bindings()
         self._stack: list[str] = []
         self._paused = False
         self._per_step = False
         self._sizes = SizeNodes(self._function)
 
-    # What happens to a tensor -----------------------------------------------------------------
-
-    def bind(self, tensor: object, node: fx.Node | Callable[[], fx.Node]) -> None:
+    def bind(self, tensor: object, node: fx.Node | Maker) -> None:
         """Say which node (or what makes it on demand) computes a tensor."""
-        self._nodes[id(tensor)] = node
-        self._alive.append(tensor)
+        self._bindings.bind(tensor, node)
 
     def input(self, name: str, tensor: Tensor) -> fx.Node:
         """A placeholder for a tensor of the call."""
@@ -109,13 +89,8 @@ class Recorder(TorchFunctionMode):
 
     def node(self, tensor: Tensor) -> fx.Node:
         """The node that computes a tensor."""
-        found = self._nodes.get(id(tensor))
-        if found is None:
-            return self._constant(tensor)
-        if not isinstance(found, fx.Node):
-            found = found()
-            self._nodes[id(tensor)] = found
-        return found
+        known = tensor in self._bindings
+        return self._bindings.node(tensor) if known else self._constant(tensor)
 
     def _constant(self, tensor: Tensor) -> fx.Node:
         if isinstance(tensor, FakeTensor):
@@ -135,8 +110,6 @@ class Recorder(TorchFunctionMode):
 
     def _place(self) -> str:
         return f"module '{self._stack[-1]}'" if self._stack and self._stack[-1] else "the model"
-
-    # Recording ----------------------------------------------------------------------------------
 
     @property
     def recording(self) -> bool:
@@ -165,7 +138,7 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         operands = _tensors((args, kwargs))
         versions = [operand._version for operand in operands]
-        known = {id(operand) for operand in operands if id(operand) in self._nodes}
+        known = {id(operand) for operand in operands if operand in self._bindings}
         result = func(*args, **kwargs)
         changed = [o for o, v in zip(operands, versions, strict=True) if o._version != v]
         same = isinstance(result, Tensor) and id(result) in known and not changed
@@ -187,9 +160,15 @@ class Recorder(TorchFunctionMode):
         elif name == "unbind":
             self._bind_parts(args[0], axis_of(args, kwargs), made)
         elif name in COPIES and isinstance(result, Tensor) and not changed:
-            self.bind(result, self._nodes.get(id(args[0])) or self.node(args[0]))
+            self._copy(result, args[0])
         else:
             self._record(func, args, kwargs, result if made else changed[0], changed)
+
+    def _copy(self, copy: Tensor, source: Tensor) -> None:
+        if source in self._bindings:
+            self._bindings.share(copy, source)
+        else:
+            self.bind(copy, self.node(source))
 
     def _record(
         self,
@@ -222,10 +201,7 @@ class Recorder(TorchFunctionMode):
                 "it is a view of; use the form that returns a new tensor"
             )
 
-        memory = _memory(changed)
-        for other in self._alive:
-            if other is not changed and isinstance(other, Tensor) and _memory(other) == memory:
-                self._nodes[id(other)] = stale
+        self._bindings.spoil_aliases(changed, stale)
 
     def emit(self, call: Call, result: Any) -> fx.Node:  # noqa: ANN401
         """Append a node for a call and bind the tensors of its result to it."""
@@ -284,11 +260,9 @@ class Recorder(TorchFunctionMode):
         """Remember whose size the model asked for: its time axis is then as long as its input's."""
         if name in {"size", "shape", "len"}:
             for operand in operands:
-                found = self._nodes.get(id(operand))
-                if isinstance(found, fx.Node):
+                found = self._bindings.made(operand)
+                if found is not None:
                     self.measured.add(found)
-
-    # Modules ------------------------------------------------------------------------------------
 
     @contextmanager
     def inside(self, module: nn.Module) -> Generator[None]:
@@ -323,9 +297,3 @@ class Recorder(TorchFunctionMode):
 
 def _tensors(values: object) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
-
-
-def _memory(tensor: Tensor) -> int:
-    """What tells the memory of a tensor, real or fake, from that of others."""
-    address: int = tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
-    return address

@@ -22,7 +22,8 @@ from snncompile.capture.functions import functions_intercepted, recorded_whole
 from snncompile.capture.lowering import LoweringRecorder
 from snncompile.capture.memory import attributes_of, refuse_memory
 from snncompile.capture.modules import covering, named_modules, reachable
-from snncompile.capture.recorder import RecordedState
+from snncompile.capture.starts import merge_fills
+from snncompile.capture.states import RecordedState
 from snncompile.errors import CaptureError, SnncompileError
 from snncompile.ir.program import Arguments
 from snncompile.ir.values import fake_input, fake_mode, fake_parameters
@@ -97,6 +98,7 @@ def record(
         returned = [recorder.node(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         refuse_memory(model, recorder, before, lambda: model(*fake_args, **fake_kwargs))
         buffers_to_stacks(recorder.graph, returned)
+        merge_fills(recorder.graph, returned)
     return _trace(recorder, inputs, returned, result, _arguments(args, kwargs))
 
 
