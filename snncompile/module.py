@@ -150,6 +150,10 @@ class Transformed(nn.Module):
     ) -> _Compiled:
         program = capture(self.original, args, kwargs, time_steps=self.time_steps)
         run_passes(program, self.passes)
+        shapes = _shapes(program)
+        if program.one_length:
+            given = pytree.tree_leaves((args, kwargs))
+            shapes = tuple(tuple(given[i].shape) for i in program.arguments.tensors)
         compiled = _Compiled(
             program, Runner(program, self.schedule), mode, shapes, _batch(program),
             tuple(program.placeholder(state.name).meta["val"].dtype for state in program.states),

@@ -6,12 +6,14 @@ and its caller loops (`onestep`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from snncompile.capture.modules import named_modules
 from snncompile.capture.multistep import one_step_of_sequences
 from snncompile.capture.onestep import one_step
 from snncompile.capture.raising import raise_neurons
@@ -59,17 +61,7 @@ def capture(
     if example_inputs is None:
         raise InputError("capture needs example inputs: their shapes decide how the model runs")
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    kwargs = dict(example_kwargs or {})
-    try:
-        trace = _record(model, args, kwargs)
-        program = one_step_of_sequences(model, trace) or reroll(model, trace)
-        if program is None:
-            program = _stepwise(model, trace, args, kwargs, time_steps)
-    except CaptureError as error:
-        stepped = _first_steps(args, kwargs, time_steps)
-        if stepped is None:
-            raise
-        program = _of_sequence(model, *stepped, error)
+    program = _program(model, args, dict(example_kwargs or {}), time_steps)
     _check_time(program, time_steps)
     raise_neurons(program)
     program.notes += _silent_hooks(model)
@@ -77,13 +69,39 @@ def capture(
     return program
 
 
+def _program(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], steps: int | None
+) -> Program:
+    """The first reading that fits."""
+    try:
+        trace = _record(model, args, kwargs)
+        program = one_step_of_sequences(model, trace) or reroll(model, trace)
+        if program is None:
+            return _stepwise(model, trace, args, kwargs, steps)
+        return _as_given(model, args, kwargs) if program.one_length else program
+    except CaptureError as error:
+        stepped = _first_steps(args, kwargs, steps)
+        if stepped is None:
+            raise
+        return _of_sequence(model, *stepped, error)
+
+
+def _as_given(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    """The program for exactly this length, where the trace may have seen a longer input."""
+    trace = record(model, args, kwargs, dynamic=(0, 1))
+    program = reroll(model, trace) or one_step(model, trace, time_steps=None, sequence=False)
+    program.one_length = True
+    return program
+
+
 def _silent_hooks(model: nn.Module) -> list[str]:
     """Notes about forward hooks that the program does not run: those of lowered modules."""
     notes: list[str] = []
-    for name, module in model.named_modules():
+    for name, module in named_modules(model).items():
         frontend = frontend_of(module)
         lowered = frontend is not None and (frontend.covers(module) or frontend.stateless(module))
-        if lowered and (module._forward_hooks or module._forward_pre_hooks):
+        held = vars(module)
+        if lowered and (held["_forward_hooks"] or held["_forward_pre_hooks"]):
             notes.append(f"forward hooks of '{name}' do not run: it is lowered, not called")
     return notes
 
@@ -150,9 +168,7 @@ def _resized(
     """Sizes 0 and 1 broadcast, so they cannot stand for any size: stretch them, then less so."""
     seen: list[list[torch.Size]] = []
     for axes in ((0, 1), (0,), ()):
-        resized = pytree.tree_map_only(
-            Tensor, lambda t, axes=axes: _stretched(t, axes), (args, kwargs)
-        )
+        resized = pytree.tree_map_only(Tensor, partial(_stretched, axes=axes), (args, kwargs))
         shapes = [leaf.shape for leaf in pytree.tree_leaves(resized) if isinstance(leaf, Tensor)]
         if shapes not in seen:
             seen.append(shapes)

@@ -62,5 +62,9 @@ class EpilogueWriter:
 
     def _placeholder(self, name: str, before: list[fx.Node]) -> fx.Node:
         """A placeholder right after the last of those before it, else in front of everything."""
-        with self.graph.inserting_after(before[-1] if before else None):
+        if before:
+            with self.graph.inserting_after(before[-1]):
+                return self.graph.placeholder(name)
+        first = next(iter(self.graph.nodes), self.graph._root)
+        with self.graph.inserting_before(first):
             return self.graph.placeholder(name)

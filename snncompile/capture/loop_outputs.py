@@ -1,6 +1,7 @@
 """Recognises what the calls after a loop do with the values of its steps."""
 
 import operator
+from collections.abc import Callable
 
 import torch
 from torch import SymInt, Tensor, fx
@@ -9,33 +10,39 @@ from snncompile.capture.builder import ProgramBuilder
 from snncompile.capture.epilogue import EpilogueWriter
 from snncompile.capture.graphs import descendants
 from snncompile.capture.loop import Read
-from snncompile.capture.rolling import Rolled, is_zero
+from snncompile.capture.rolling import Rolled
 from snncompile.capture.sizes import known_size
 from snncompile.capture.sources import Earlier, Here
+from snncompile.capture.starts import is_zero
 from snncompile.capture.trace import Trace
 
 
 class LoopEpilogue(EpilogueWriter):
     """The epilogue of a rolled loop."""
 
-    def __init__(self, builder: ProgramBuilder, rolled: Rolled, made: list[fx.Node]) -> None:
+    def __init__(
+        self,
+        builder: ProgramBuilder,
+        rolled: Rolled,
+        made: list[fx.Node],
+        before: Callable[[int, fx.Node], fx.Node | None],
+    ) -> None:
         super().__init__(builder)
-        self.rolled, self.made = rolled, made
+        self.rolled, self.made, self.before = rolled, made, before
         self.steps = len(rolled.steps)
         self.after = descendants(rolled.place)
         self.needs_count = False
 
     def runs_before(self, node: fx.Node) -> bool:
-        """Whether a trace node does not depend on the steps."""
-        return node not in self.after
+        """Whether a trace node does not depend on the steps; a list of such may have T items."""
+        before = node not in self.after
+        self.needs_count |= before and node.target in {torch.stack, torch.cat, torch.concat}
+        return before
 
-    def fixed_time(self, trace: Trace) -> int | None:
-        """The number of steps, unless it is that of a sequence whose length the model asked for."""
-        if self.needs_count:
-            return self.steps
+    def follows_input(self, trace: Trace) -> bool:
+        """Whether the loop is as long as a sequence whose length the model asked for."""
         reads = self.rolled.loop.reads.values()
-        follows = any(_follows(read, self.steps, trace.measured) for read in reads)
-        return None if follows else self.steps
+        return any(_follows(read, self.steps, trace.measured) for read in reads)
 
     def special(self, node: fx.Node) -> fx.Node | None:
         """Stacks, lists, running sums and last values of the steps."""
@@ -44,12 +51,12 @@ class LoopEpilogue(EpilogueWriter):
         listed = self._listed(node)
         if listed is not None and node.target is torch.stack:
             value: Tensor = node.meta["val"]
-            return self.output(self.made[listed], "stack", _axis(node) % value.dim(), value)
+            return self.output(listed, "stack", _axis(node) % value.dim(), value)
         if listed is not None and node.target in {torch.cat, torch.concat}:
             return self._concatenated(node, listed)
         summed = self._summed(node)
         if summed is not None:
-            return self.output(self.made[summed], "running_sum", 0, node.meta["val"])
+            return self.output(summed, "running_sum", 0, node.meta["val"])
         return None
 
     def _one_step(self, node: fx.Node) -> fx.Node:
@@ -77,28 +84,34 @@ class LoopEpilogue(EpilogueWriter):
         other = sources[1 - sources.index(key)]
         return self.made[other.position] if isinstance(other, Here) else None
 
-    def _listed(self, node: fx.Node) -> int | None:
-        """The position whose values of all steps, in order, are the list a call is given."""
+    def _listed(self, node: fx.Node) -> fx.Node | None:
+        """The step's node whose values of all steps, in order, are the list a call is given."""
         items = node.args[0] if node.args and isinstance(node.args[0], (list, tuple)) else []
         return self._all_steps(list(items))
 
-    def _all_steps(self, items: list[object]) -> int | None:
-        places = [self.rolled.place.get(item) for item in items if isinstance(item, fx.Node)]
-        if len(items) != self.steps or len(places) != self.steps or None in places:
+    def _all_steps(self, items: list[object]) -> fx.Node | None:
+        """What a list holds: a value of every step, or that value before every step."""
+        nodes = [item for item in items if isinstance(item, fx.Node)]
+        if len(items) != self.steps or len(nodes) != self.steps:
             return None
-        positions = {place[1] for place in places if place}
-        in_order = [place[0] for place in places if place] == list(range(self.steps))
-        return positions.pop() if in_order and len(positions) == 1 else None
+        initial = nodes[0] if nodes[0] not in self.rolled.place else None
+        later = nodes[1:] if initial is not None else nodes
+        places = [self.rolled.place.get(node, (-1, -1)) for node in later]
+        positions = {position for _, position in places}
+        if len(positions) != 1 or [step for step, _ in places] != list(range(len(places))):
+            return None
+        position = positions.pop()
+        return self.made[position] if initial is None else self.before(position, initial)
 
-    def _concatenated(self, node: fx.Node, listed: int) -> fx.Node:
-        stacked = self.output(self.made[listed], "stack", 0, None)
+    def _concatenated(self, node: fx.Node, listed: fx.Node) -> fx.Node:
+        stacked = self.output(listed, "stack", 0, None)
         parts = self.graph.call_function(torch.unbind, (stacked, 0))
         joined = self.graph.call_function(torch.cat, (parts, _axis(node)))
         joined.meta["val"] = node.meta["val"]
         return joined
 
-    def _summed(self, node: fx.Node) -> int | None:
-        """The position whose values a chain of additions after the loop adds up, from the first."""
+    def _summed(self, node: fx.Node) -> fx.Node | None:
+        """The step's node whose values a chain of additions adds up, from the first step on."""
         items: list[object] = []
         while node.target is operator.add and len(items) < self.steps:
             left, right = node.args

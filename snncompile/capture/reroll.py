@@ -10,8 +10,9 @@ from torch import Tensor, fx, nn
 from snncompile.capture.builder import ProgramBuilder
 from snncompile.capture.loop import find_loops
 from snncompile.capture.loop_outputs import LoopEpilogue
-from snncompile.capture.rolling import Rolled, first_that_rolls, is_zero
+from snncompile.capture.rolling import Rolled, first_that_rolls
 from snncompile.capture.sources import Earlier, Here, Source
+from snncompile.capture.starts import is_zero, starts_agree
 from snncompile.capture.trace import Trace
 from snncompile.ir.program import Program
 
@@ -33,10 +34,12 @@ def reroll(model: nn.Module, trace: Trace) -> Program | None:
     if rolled is None:
         return None
     builder = ProgramBuilder(model, trace)
-    made = _StepWriter(builder, rolled).write()
-    epilogue = LoopEpilogue(builder, rolled, made)
+    writer = _StepWriter(builder, rolled)
+    epilogue = LoopEpilogue(builder, rolled, writer.write(), writer.before)
     program = builder.finish(epilogue, trace.leaves)
-    program.time = epilogue.fixed_time(trace)
+    follows = epilogue.follows_input(trace)
+    program.one_length = follows and epilogue.needs_count
+    program.time = None if follows and not epilogue.needs_count else epilogue.steps
     return program
 
 
@@ -48,6 +51,15 @@ class _StepWriter:
         self.made: list[fx.Node] = []
         self.states: dict[Earlier, fx.Node] = {}
         self.recorded = {state.node: state for state in builder.trace.states.values()}
+
+    def before(self, position: int, initial: fx.Node) -> fx.Node | None:
+        """The state that holds a position's value before each step, if it starts at `initial`."""
+        key = Earlier(position, 1)
+        if not starts_agree(self.rolled.initial, key, initial):
+            return None
+        state = self._state(key)
+        self._hand_over(key, state)
+        return state
 
     def write(self) -> list[fx.Node]:
         """Copy every call; returns the nodes of the step, by position."""

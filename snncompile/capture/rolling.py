@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import fx
 from torch.fx.node import map_arg
 
@@ -10,6 +9,7 @@ from snncompile.capture.first_step import match_first
 from snncompile.capture.graphs import arguments_of
 from snncompile.capture.loop import Loop, Read, steps_differ
 from snncompile.capture.sources import Earlier, Here, Outside, Source
+from snncompile.capture.starts import starts_agree
 from snncompile.errors import CaptureError
 
 
@@ -122,7 +122,7 @@ def _check(rolled: Rolled, k: int, j: int, node: fx.Node) -> None:
         if not (isinstance(want, Earlier) and isinstance(have, Outside) and k < want.lag):
             raise steps_differ(loop.slices, k, j)
         key = Earlier(want.position, want.lag - k)
-        if rolled.initial.setdefault(key, have.node) is not have.node:
+        if not starts_agree(rolled.initial, key, have.node):
             raise steps_differ(loop.slices, k, j)
 
 
@@ -152,12 +152,5 @@ def _join_first(rolled: Rolled) -> None:
         if isinstance(value, fx.Node) and value in rolled.place:
             if rolled.place[value] != (0, state.position):
                 raise steps_differ(loop.slices, 0, 0)
-        elif rolled.initial.setdefault(Earlier(state.position, state.lag - 1), value) is not value:
+        elif not starts_agree(rolled.initial, Earlier(state.position, state.lag - 1), value):
             raise steps_differ(loop.slices, 0, 0)
-
-
-def is_zero(initial: fx.Node | float) -> bool:
-    """Whether a state starts at zero: as a number, or as a tensor made of zeros."""
-    if isinstance(initial, fx.Node):
-        return initial.target in {torch.zeros, torch.zeros_like}
-    return initial == 0.0

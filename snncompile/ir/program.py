@@ -90,6 +90,8 @@ class Program:
         result: Structure of what the model returns.
         time: The number of steps when the model fixes it, else None: the sequence's length.
         multi_step: The model itself ran layer by layer over whole sequences.
+        one_length: The model treats steps by their number after its loop, so that this program
+            holds for inputs of the captured length alone; another length is another capture.
         caller_loops: The model is one time step; its caller ran it once a step.
         whole: Names of call_module nodes that read the whole sequence at once: a BatchNorm whose
             training statistics run over T * N, a parallel neuron.
@@ -110,6 +112,7 @@ class Program:
     epilogue: fx.Graph | None = None
     time: int | None = None
     multi_step: bool = False
+    one_length: bool = False
     caller_loops: bool = False
     whole: frozenset[str] = frozenset()
     single_step: dict[str, type[nn.Module]] = field(default_factory=dict[str, type[nn.Module]])

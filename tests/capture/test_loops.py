@@ -1,5 +1,7 @@
 """Models that loop over time themselves."""
 
+# pyright: basic
+
 import copy
 import re
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from snncompile.capture import capture
 from snncompile.errors import CaptureError, InputError
 from snncompile.ir.neurons import lif
 from snncompile.ir.program import Program
+from snncompile.module import Transformed
 from tests.capture.networks import (
     BatchFirst,
     Delayed,
@@ -68,9 +71,13 @@ def test_gradients_pass_a_surrogate_bound_at_import(make: Callable[[], nn.Module
     program = capture(model, x)
     reference = copy.deepcopy(model)
 
-    for network, run in ((reference, reference), (model, lambda v: run_program(program, v))):
-        result = pytree.tree_leaves(run(x))
-        sum(leaf.square().sum() for leaf in result).backward()
+    runs: list[tuple[nn.Module, Callable[[Tensor], Any]]] = [
+        (reference, reference),
+        (model, lambda x: run_program(program, x)),
+    ]
+    for network, run in runs:
+        loss: Any = sum(leaf.square().sum() for leaf in pytree.tree_leaves(run(x)))
+        loss.backward()
         assert all(p.grad is not None for p in network.parameters())
 
     for want, have in zip(reference.parameters(), model.parameters(), strict=True):
@@ -109,7 +116,7 @@ def test_a_capture_leaves_the_model_as_it_was() -> None:
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
     assert {n: dict(vars(m)) for n, m in model.named_modules()} == attributes
-    assert Fire.apply(torch.ones(1)) == 1
+    assert Fire.apply(torch.ones(1)) == 1  # type: ignore[no-untyped-call]
 
 
 def test_one_batch_and_one_step_leave_sizes_free() -> None:
@@ -233,37 +240,38 @@ def test_a_neuron_whose_charged_membrane_is_read_stays_arithmetic() -> None:
     same(model, program, 2 * torch.rand(4, 2, 6))
 
 
-class _Remembers(nn.Module):
-    """One step with its membrane in a plain attribute, as tutorials write it."""
+class _Picky(nn.Module):
+    """Weights each step by its number after the loop, and records membranes before each step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(6, 8)
-        self.membrane: Tensor | float = 0.0
-        self.spikes: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.membrane = 0.5 * self.membrane + self.layer(x)
-        self.spikes = fire(self.membrane - 1.0)
-        return self.spikes
-
-
-def test_memory_in_a_plain_attribute_is_refused_by_name() -> None:
-    model = _Remembers()
-
-    with pytest.raises(CaptureError, match="keeps a tensor in 'membrane'"):
-        capture(model, torch.rand(3, 6))
-
-    assert model.membrane == 0.0
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        membrane = torch.zeros(x.size(1), 8)
+        before, after = [], []
+        for x_t in x:
+            before.append(membrane)
+            membrane = torch.tanh(membrane + self.layer(x_t))
+            after.append(membrane)
+        weighted: Any = sum(value / (t + 1) for t, value in enumerate(after))
+        return torch.stack(before), weighted
 
 
-def test_an_attribute_that_is_only_written_is_harmless() -> None:
-    class Watched(HandWritten):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            self.seen = super().forward(x)
-            return self.seen
+def test_states_recorded_before_their_step_are_a_stack() -> None:
+    program = capture(_Picky(), torch.rand(5, 3, 6))
 
+    assert program.outputs[0].reduce == "stack"
+    assert program.epilogue is not None
+
+
+@pytest.mark.parametrize("captured", [1, 2, 5])
+def test_steps_treated_by_number_are_captured_once_a_length(captured: int) -> None:
     torch.manual_seed(0)
-    model = Watched()
+    model = _Picky()
+    fast = Transformed(model, (), "steps", None)
 
-    same(model, capture(model, torch.rand(5, 3, 6)), 2 * torch.rand(4, 2, 6))
+    for steps in (captured, 4, 1, 3, captured):
+        x = torch.rand(steps, 2, 6)
+        for want, have in zip(model(x), fast(x), strict=True):
+            assert torch.equal(want, have)
