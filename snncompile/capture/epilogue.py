@@ -65,6 +65,8 @@ class EpilogueWriter:
         if before:
             with self.graph.inserting_after(before[-1]):
                 return self.graph.placeholder(name)
-        first = next(iter(self.graph.nodes), self.graph._root)
+        first = next(iter(self.graph.nodes), None)
+        if first is None:
+            return self.graph.placeholder(name)
         with self.graph.inserting_before(first):
             return self.graph.placeholder(name)

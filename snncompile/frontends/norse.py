@@ -155,7 +155,7 @@ class Norse:
         driven, held = _driven(module, current), {}
         for name, value in initial.items():
             key = _KEYS[name]
-            held[name] = lowering.state(module, key, driven, value, carried=False)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+            held[name] = lowering.state(module, key, driven, value, carried=False)  # pyright: ignore[reportArgumentType]
             self._chains.start(module, name, held[name])
         return self._step(module, lowering, driven, held)
 

@@ -57,6 +57,7 @@ def test_a_loop_over_any_step_is_rolled_up(program: Program, steps: int, batch: 
     inputs = [dyadic_input(*sizes[spec.kind]) for spec in program.inputs]
     if captured.one_length:
         return
-    for want, have in zip(model(*inputs), pytree.tree_leaves(run_program(captured, *inputs))):
+    found = pytree.tree_leaves(run_program(captured, *inputs))
+    for want, have in zip(model(*inputs), found, strict=True):
         assert torch.equal(want, have)
     assert len(zero_states(program, batch)) == len(program.states)
