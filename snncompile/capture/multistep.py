@@ -155,7 +155,8 @@ def _unrepeated(node: fx.Node) -> fx.Node | None:
     """The static value that a repeat, expand or stack repeats along a new first axis."""
     if node.target is torch.stack:
         items = set(node.all_input_nodes)
-        return items.pop() if len(items) == 1 else None
+        first_axis = node.kwargs.get("dim", (*node.args, 0)[1]) == 0
+        return items.pop() if len(items) == 1 and first_axis else None
     source = node.args[0]
     assert isinstance(source, fx.Node)
     before, after = source.meta["val"].shape, node.meta["val"].shape

@@ -135,6 +135,20 @@ class _Encoded(nn.Module):
         return scores
 
 
+def test_a_list_of_equal_images_is_a_static_input() -> None:
+    class Listed(_Encoded):
+        def forward(self, x: Tensor) -> Tensor:
+            listed = torch.stack([self.encode(x)] * 4)
+            out: Tensor = self.head(self.net(listed).mean(0))
+            return out
+
+    torch.manual_seed(0)
+    model = _scaled(Listed(), 3)
+
+    equal(model, 2 * torch.rand(3, 6))
+    assert [spec.kind for spec in capture(model, torch.rand(3, 6)).inputs] == ["static"]
+
+
 def test_an_encoder_runs_before_the_steps_and_a_head_after_them() -> None:
     torch.manual_seed(0)
     model = _scaled(_Encoded(), 3)
