@@ -33,7 +33,7 @@ def name_reductions(program: Program) -> None:
         found = [_reduction(user) for user in node.users] if output.reduce == "stack" else []
         for reducer, reduced in [pair for pair in found if pair and output.axis == 0]:
             with graph.inserting_before(node):
-                made = graph.placeholder(f"{_REDUCTIONS[reducer.target]}_{node.name}")
+                made = graph.placeholder(f"{node.name}_{_REDUCTIONS[reducer.target]}")
             made.meta["val"] = reduced.meta["val"]
             reduced.replace_all_uses_with(made)
             for dead in dict.fromkeys((reduced, reducer)):
