@@ -1,12 +1,14 @@
 """Writes what is computed after the steps, on demand from the leaves of the model's result."""
 
+from abc import ABC, abstractmethod
+
 from torch import fx
 
 from snncompile.capture.builder import ProgramBuilder, Reduction
 from snncompile.capture.graphs import copy_call
 
 
-class EpilogueWriter:
+class EpilogueWriter(ABC):
     """Writes what is computed after the steps, on demand from the result's leaves."""
 
     def __init__(self, builder: ProgramBuilder) -> None:
@@ -16,13 +18,13 @@ class EpilogueWriter:
         self._outputs: dict[int, fx.Node] = {}
         self._extras: dict[int, fx.Node] = {}
 
+    @abstractmethod
     def special(self, node: fx.Node) -> fx.Node | None:
         """A node of the epilogue for a trace node that the steps compute; None for any other."""
-        raise NotImplementedError
 
+    @abstractmethod
     def runs_before(self, node: fx.Node) -> bool:
         """Whether a trace node does not depend on the steps."""
-        raise NotImplementedError
 
     def value(self, node: fx.Node) -> fx.Node:
         """The node of the epilogue that computes a node of the trace."""
