@@ -16,6 +16,7 @@ state_dict, and a copy or a pickle of a neuron starts at rest.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
@@ -33,7 +34,7 @@ ResetName: TypeAlias = Literal["subtract", "zero", "none"]
 SurrogateName: TypeAlias = Literal["atan", "sigmoid", "fast_sigmoid", "rectangle", "triangle"]
 
 
-class Neuron(nn.Module):
+class Neuron(nn.Module, ABC):
     """A neuron with one hidden state, its membrane.
 
     Attributes:
@@ -68,9 +69,9 @@ class Neuron(nn.Module):
         output, self.membrane = self.step()(current, before)
         return output
 
+    @abstractmethod
     def step(self) -> partial[tuple[Tensor, Tensor]]:
         """One step of current and membrane: a neuron of the IR with its settings."""
-        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles start at rest: a membrane belongs to the sequence it came from."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from snncompile.capture.lowering import LoweringRecorder
@@ -53,7 +54,7 @@ def _call(
     if frontend is not None and _stands_for_layer(recorder, module, frontend):
         return recorder.call_module(module, args, kwargs, run)
     if isinstance(frontend, WholeSequences) and frontend.whole(module):
-        result = recorder.call_module(module, args, kwargs, run)
+        result = recorder.call_module(module, args, kwargs, lambda: torch.empty_like(args[0]))
         recorder.whole.add(recorder.node(result).name)
         return result
     if is_layer(module) and name != "":

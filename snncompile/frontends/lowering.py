@@ -126,7 +126,7 @@ class WholeSequences(Protocol):
     """A frontend whose library has modules that read a whole sequence at once."""
 
     def whole(self, module: nn.Module) -> bool:
-        """Whether a module does; it is kept as one call over the sequence."""
+        """Whether a module does; it is one call over the sequence, whose shape it keeps."""
         ...
 
 

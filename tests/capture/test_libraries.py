@@ -162,14 +162,21 @@ def test_an_encoder_runs_before_the_steps_and_a_head_after_them() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["steps", "layers"])
-def test_a_parallel_neuron_reads_the_whole_sequence(schedule: Any) -> None:
+@pytest.mark.parametrize("kind", ["PSN", "MaskedPSN", "SlidingPSN"])
+def test_a_parallel_neuron_reads_the_whole_sequence(kind: str, schedule: Any) -> None:
     torch.manual_seed(0)
-    model = _jelly("m", layer.Linear(6, 8), neuron.PSN(T=5), layer.Linear(8, 4), _lif())
+    parallel = {
+        "PSN": lambda: neuron.PSN(T=5),
+        "MaskedPSN": lambda: neuron.MaskedPSN(k=2, T=5, lambda_init=0.5, step_mode="m"),
+        "SlidingPSN": lambda: neuron.SlidingPSN(k=2, step_mode="m"),
+    }[kind]()
+    model = _jelly("m", layer.Linear(6, 8), parallel, layer.Linear(8, 4), _lif())
     model[1].get_parameter("bias").data.fill_(-0.1)
 
     report = verify(model, transform(model, [], schedule=schedule), 3 * torch.rand(5, 3, 6))
 
     assert report.ok, str(report)
+    assert 0.02 < report.neurons[-1].rate < 0.98
 
 
 def test_online_neurons_in_training_return_their_trace() -> None:
