@@ -4,8 +4,7 @@ It has the parameters, buffers and submodules of the model it came from (the ver
 under the same names), and computes what the rewritten program says, under the chosen schedule.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import torch
@@ -13,51 +12,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from snncompile.capture import capture
+from snncompile.compiled import Compiled, ready
 from snncompile.errors import InputError
 from snncompile.ir.program import Program
 from snncompile.rewrite import Pass, run_passes
-from snncompile.runtime.code import compile_graph
-from snncompile.runtime.schedule import Recording, Runner, ScheduleName
+from snncompile.runtime.schedule import Recording, ScheduleName
 
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-
-
-@dataclass
-class _Compiled:
-    """A program for one mode and one kind of input, ready to run.
-
-    Attributes:
-        mode: Whether each module of the original trained when it was captured.
-        shapes: The sizes that calls must have; None where any size will do.
-        batch: Which axis of which input, time first, is the batch.
-        state_dtypes: The dtype of every state as it was captured.
-    """
-
-    program: Program
-    runner: Runner
-    mode: tuple[bool, ...]
-    shapes: tuple[tuple[int | None, ...], ...]
-    batch: tuple[int, int] | None
-    state_dtypes: tuple[torch.dtype, ...]
-
-    def fits(self, mode: tuple[bool, ...], spec: pytree.TreeSpec, leaves: list[Any]) -> bool:
-        """Whether a call with these leaves is one that the program was captured for."""
-        arguments = self.program.arguments
-        if mode != self.mode or spec != arguments.spec:
-            return False
-        for i, leaf in enumerate(leaves):
-            if isinstance(leaf, Tensor) != (i in arguments.tensors):
-                return False
-            if not isinstance(leaf, Tensor) and leaf != arguments.constants[i]:
-                return False
-        tensors = [leaves[i].shape for i in arguments.tensors]
-        return all(_agree(s, shape) for s, shape in zip(self.shapes, tensors, strict=True))
-
-
-def _agree(expected: tuple[int | None, ...], shape: torch.Size) -> bool:
-    return len(expected) == len(shape) and all(
-        want is None or want == have for want, have in zip(expected, shape, strict=True)
-    )
 
 
 class Transformed(nn.Module):
@@ -87,7 +48,7 @@ class Transformed(nn.Module):
         self.schedule: ScheduleName | int = schedule
         self.time_steps = time_steps
         self.training = model.training
-        self._compiled: list[_Compiled] = []
+        self._compiled: list[Compiled] = []
         self._hidden: dict[str, Tensor] = {}
         self._weights: dict[str, Any] | None = None
         self._share(model)
@@ -99,12 +60,35 @@ class Transformed(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """What the model's forward returns for these arguments, computed by the program."""
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        return self._run(self._find(args, kwargs, leaves, spec), leaves, None)
+        return self._find(args, kwargs, leaves, spec).run(leaves, self._hidden)
 
     def record(self, recording: Recording, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Like a call; fills `recording` with what every neuron received and emitted."""
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        return self._run(self._find(args, kwargs, leaves, spec), leaves, recording)
+        return self._find(args, kwargs, leaves, spec).run(leaves, self._hidden, recording)
+
+    def steps(self, *args: Any, **kwargs: Any) -> Iterator[Any]:  # noqa: ANN401
+        """Run one time step at a time, for online learning and for streams.
+
+        Weights may change between steps. Where a program's gradient stays within a step, as that
+        of the pass `saf` does, a step's result has a graph of its own, freed by its backward.
+
+        Args:
+            *args: The arguments of one call.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            An iterator over what every step gives in place of the result: its own values where
+            the model stacks, sums or averages over time.
+
+        Raises:
+            InputError: The network learns after its last step only.
+        """
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        found = self._find(args, kwargs, leaves, spec)
+        if found.program.gradient == "last-step":
+            raise InputError("this network learns after its last step only; call it, not steps()")
+        return found.steps(leaves, self._hidden)
 
     def program_for(self, *args: Any, **kwargs: Any) -> Program:  # noqa: ANN401
         """The program that a call with these arguments runs, captured if it has to be."""
@@ -135,7 +119,7 @@ class Transformed(nn.Module):
         kwargs: dict[str, Any],
         leaves: list[Any],
         spec: pytree.TreeSpec,
-    ) -> _Compiled:
+    ) -> Compiled:
         if torch.compiler.is_compiling() and self._compiled:
             return self._compiled[-1]
         mode = tuple(module.training for module in self.original.modules())
@@ -147,58 +131,16 @@ class Transformed(nn.Module):
 
     def _compile(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: tuple[bool, ...]
-    ) -> _Compiled:
+    ) -> Compiled:
         program = capture(self.original, args, kwargs, time_steps=self.time_steps)
         run_passes(program, self.passes)
-        shapes = _shapes(program)
-        if program.one_length:
-            given = pytree.tree_leaves((args, kwargs))
-            shapes = tuple(tuple(given[i].shape) for i in program.arguments.tensors)
-        compiled = _Compiled(
-            program, Runner(program, self.schedule), mode, shapes, _batch(program),
-            tuple(program.placeholder(state.name).meta["val"].dtype for state in program.states),
-        )  # fmt: skip
-        self._compiled.append(compiled)
+        made = ready(program, self.schedule, mode, pytree.tree_leaves((args, kwargs)))
+        self._compiled.append(made)
         self._share(program.root)
         if self._weights is not None and program.root is not self.original:
             self.load_state_dict(self._weights)
         self._weights = None
-        return compiled
-
-    def _run(self, compiled: _Compiled, leaves: list[Any], recording: Recording | None) -> Any:  # noqa: ANN401
-        program = compiled.program
-        values: tuple[Any, ...] = tuple(leaves[i] for i in program.arguments.tensors)
-        if program.prologue is not None:
-            values = compile_graph(program, program.prologue)(program.root, *values)
-        inputs, steps = _time_first(program, values[: len(program.inputs)])
-        states, extras = self._initial(compiled, inputs, values[len(program.inputs) :])
-        outputs, final = compiled.runner.run(inputs, states, steps, recording)
-        for state, value in zip(program.states, final, strict=True):
-            if state.carried:
-                self._hidden[state.label] = value
-        if program.epilogue is not None:
-            outputs = compile_graph(program, program.epilogue)(program.root, *outputs, *extras)
-        return pytree.tree_unflatten(list(outputs), program.result)
-
-    def _initial(
-        self, compiled: _Compiled, inputs: tuple[Tensor, ...], computed: tuple[Tensor, ...]
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The states before the first step, and what the prologue hands to the epilogue."""
-        waiting = list(computed)
-        states: list[Tensor] = []
-        batch = 1 if compiled.batch is None else inputs[compiled.batch[0]].shape[compiled.batch[1]]
-        for state, seen in zip(compiled.program.states, compiled.state_dtypes, strict=True):
-            shape = tuple(size if isinstance(size, int) else batch for size in state.shape)
-            if isinstance(state.initial, str):
-                states.append(waiting.pop(0).expand(shape))
-                continue
-            held = self._hidden.get(state.label) if state.carried else None
-            if held is not None and held.shape == shape:
-                states.append(held)
-                continue
-            dtype = _dtype(seen, inputs)
-            states.append(torch.full(shape, state.initial, dtype=dtype, device=inputs[0].device))
-        return tuple(states), tuple(waiting)
+        return made
 
     def train(self, mode: bool = True) -> Self:
         """Set train or eval mode, of the original too."""
@@ -227,52 +169,3 @@ class Transformed(nn.Module):
         """The passes and the schedule."""
         names = ", ".join(item.name for item in self.passes) or "no passes"
         return f"{type(self.original).__name__}, {names}, schedule={self.schedule!r}"
-
-
-def _time_first(program: Program, values: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], int]:
-    """Sequences with time as their first axis and `program.time` steps, and the number of steps."""
-    inputs = [
-        value.movedim(spec.axis, 0) if spec.kind == "sequence" else value
-        for spec, value in zip(program.inputs, values, strict=True)
-    ]
-    sequences = [spec.kind == "sequence" for spec in program.inputs]
-    lengths = [v.shape[0] for v, timed in zip(inputs, sequences, strict=True) if timed]
-    steps = program.time if program.time is not None else [*lengths, 1][0]
-    if any(n < steps if program.time is not None else n != steps for n in lengths):
-        raise InputError(f"the model runs {steps} time steps, but its inputs have {lengths}")
-    cut = [v[:steps] if timed else v for v, timed in zip(inputs, sequences, strict=True)]
-    return tuple(cut), steps
-
-
-def _batch(program: Program) -> tuple[int, int] | None:
-    """Which axis of which input, time first, is the batch."""
-    for i, spec in enumerate(program.inputs):
-        sizes = program.placeholder(spec.name).meta["val"].shape
-        for axis, size in enumerate(sizes):
-            if not isinstance(size, int):
-                return i, axis + (spec.kind == "sequence")
-    return None
-
-
-def _dtype(seen: torch.dtype, inputs: tuple[Tensor, ...]) -> torch.dtype:
-    """A state has the inputs' precision, so that ``.double()`` after the capture is seen."""
-    floating = [value.dtype for value in inputs if value.is_floating_point()]
-    return floating[0] if seen.is_floating_point and floating else seen
-
-
-def _shapes(program: Program) -> tuple[tuple[int | None, ...], ...]:
-    """The sizes that calls must have; None where any size will do."""
-    if program.prologue is not None:
-        nodes = list(program.prologue.find_nodes(op="placeholder"))
-        return tuple(_known(node.meta["val"].shape) for node in nodes)
-    shapes: list[tuple[int | None, ...]] = []
-    for spec, node in zip(program.inputs, program.placeholders(), strict=False):
-        sizes = list(_known(node.meta["val"].shape))
-        if spec.kind == "sequence":
-            sizes.insert(spec.axis, None)
-        shapes.append(tuple(sizes))
-    return tuple(shapes)
-
-
-def _known(shape: Sequence[int | torch.SymInt]) -> tuple[int | None, ...]:
-    return tuple(size if isinstance(size, int) else None for size in shape)

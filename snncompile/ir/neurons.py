@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from snncompile.ir.accumulation import accumulate, accumulating
 from snncompile.ir.charges import (
     Blend,
     Charge,
@@ -36,8 +37,8 @@ from snncompile.ir.surrogates import Surrogate, fire
 __all__ = [
     "NEURONS", "SPIKING", "Blend", "Charge", "Charged", "Decay", "DelayedReset", "Euler",
     "EulerBox", "Hard", "Integrate", "Keep", "Leak", "LeakRate", "Number", "Relax", "RelaxRate",
-    "Reset", "Subtract", "adaptive_lif", "delayed_lif", "integer_lif", "integrator", "lif",
-    "rectified_lif", "synaptic_current",
+    "Reset", "Subtract", "accumulate", "accumulating", "adaptive_lif", "delayed_lif",
+    "integer_lif", "integrator", "lif", "rectified_lif", "synaptic_current",
 ]  # fmt: skip
 
 
@@ -281,8 +282,10 @@ NEURONS: tuple[Callable[..., tuple[Tensor, ...]], ...] = (
     adaptive_lif,
     integrator,
     synaptic_current,
+    accumulate,
+    accumulating,
 )
 """Every neuron of the IR; all are elementwise over [N, ...]."""
 
-SPIKING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif)
+SPIKING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif, accumulating)
 """Those whose first output is spikes."""

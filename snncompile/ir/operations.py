@@ -38,7 +38,7 @@ def folded_operands(program: Program, node: fx.Node, invariant: Container[fx.Nod
         return folding.rows(node, invariant) if folds else None
     if is_part(node):
         return frozenset()
-    name = _name(node)
+    name = call_name(node)
     if is_elementwise(node) or name in _MORE_ELEMENTWISE:
         return folding.aligned(node, invariant)
     rule = _RULES.get(name or "")
@@ -53,7 +53,7 @@ def is_pure(program: Program, node: fx.Node) -> bool:
         return layer_class(program, node) is not None
     if is_elementwise(node) or is_autograd_function(node) or is_size(node):
         return True
-    name = _name(node)
+    name = call_name(node)
     return name is not None and name not in _DRAWING
 
 
@@ -74,10 +74,10 @@ def is_part(node: fx.Node) -> bool:
 
 def is_reshape(node: fx.Node) -> bool:
     """Whether the node lays a tensor's elements out in a shape that its second argument gives."""
-    return _name(node) in _RESHAPES
+    return call_name(node) in _RESHAPES
 
 
-def _name(node: fx.Node) -> str | None:
+def call_name(node: fx.Node) -> str | None:
     """The bare name of a call of torch, of an operator or of a tensor's method; else None."""
     if node.op == "call_method":
         return str(node.target)

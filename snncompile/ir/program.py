@@ -20,6 +20,11 @@ Dimension: TypeAlias = int | str
 """A size of a shape: an int, or "N" for the batch, or an expression in N such as "4*N"."""
 
 
+Gradient: TypeAlias = Literal["through-time", "each-step", "last-step"]
+"""Which way a program's gradient goes: back through all steps; within every step, what comes from
+the step before being constant; or within the last step only."""
+
+
 @dataclass(frozen=True)
 class Input:
     """An input of the step.
@@ -98,6 +103,7 @@ class Program:
         single_step: For modules whose own forward takes whole sequences, by target: the torch.nn
             class whose forward is one step of theirs.
         constants: Tensors that the model closed over; get_attr targets that root does not have.
+        gradient: Which way the gradient goes, "through-time" unless a pass changes it.
         notes: What a person should know about the capture, one line each.
     """
 
@@ -117,6 +123,7 @@ class Program:
     whole: frozenset[str] = frozenset()
     single_step: dict[str, type[nn.Module]] = field(default_factory=dict[str, type[nn.Module]])
     constants: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    gradient: Gradient = "through-time"
     notes: list[str] = field(default_factory=list[str])
 
     def neurons(self) -> Iterator[fx.Node]:

@@ -30,6 +30,8 @@ from snncompile.ir.spelling import Spelling, Symbols, is_getitem
 
 _COMMENT_COLUMN = 48
 
+_GRADIENT = {"each-step": "each step", "last-step": "the last step"}
+
 
 def text(program: Program, mark: fx.Node | None = None) -> str:
     """The text of a program.
@@ -125,7 +127,10 @@ class _GraphText:
 
     def _neuron_arguments(self, node: fx.Node) -> str:
         """Tensors, then the value types, which need no keyword, then numbers and flags."""
-        parameters = inspect.signature(node.target).parameters  # type: ignore[arg-type]
+        parameters = dict(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+        stands_for: Any = node.kwargs.get("neuron")
+        if stands_for is not None:
+            parameters = {**parameters, **inspect.signature(stands_for).parameters}
         settings = {
             name: node.kwargs[name]
             for name, parameter in parameters.items()
@@ -161,7 +166,12 @@ class _ProgramText:
     def lines(self) -> Iterator[str]:
         program = self._program
         order = ", captured layer by layer" if program.multi_step else ""
-        yield f"program steps={program.time or 'sequence'}{order}"
+        online = (
+            ""
+            if program.gradient == "through-time"
+            else f", gradient of {_GRADIENT[program.gradient]}"
+        )
+        yield f"program steps={program.time or 'sequence'}{order}{online}"
         yield from (f"# {note}" for note in program.notes)
         yield from self._inputs()
         yield from (line for state in program.states for line in self._state(state))

@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import (
 from torch.fx.node import Argument, Target
 from torch.nn.utils.stateless import _reparametrize_module  # pyright: ignore[reportPrivateUsage]
 
-from snncompile.ir.program import Program, output_of
+from snncompile.ir.program import Program, State, output_of
 
 BATCH_HINT = 7
 """The batch size that symbolic shapes stand for; odd, so that no layer's width equals it."""
@@ -111,8 +111,27 @@ def fake_parameters(root: nn.Module, mode: FakeTensorMode) -> Generator[dict[str
 
 
 def refresh(program: Program) -> None:
-    """Write ``meta["val"]`` anew after a rewrite, from the placeholders' own values."""
-    infer(program, tuple(node.meta["val"] for node in program.placeholders()))
+    """Write ``meta["val"]`` anew after a rewrite, from the placeholders' own values.
+
+    A state that the rewrite added has the shape it declares, the batch and the dtype of the inputs.
+    """
+    placeholders = program.placeholders()
+    known: list[Tensor] = [node.meta["val"] for node in placeholders if "val" in node.meta]
+    for state in program.states:
+        node = program.placeholder(state.name)
+        if "val" not in node.meta:
+            node.meta["val"] = _declared(state, known)
+    infer(program, tuple(node.meta["val"] for node in placeholders))
+
+
+def _declared(state: State, known: list[Tensor]) -> Tensor:
+    """A fake tensor of the shape that a state declares, with the batch of the known ones."""
+    batches = [size for value in known for size in value.shape if isinstance(size, torch.SymInt)]
+    batch = batches[0] if batches else known[0].shape[0]
+    shape = [size if isinstance(size, int) else batch for size in state.shape]
+    floating = [value for value in known if value.is_floating_point()]
+    with next(value.fake_mode for value in known if isinstance(value, FakeTensor)):
+        return torch.zeros(shape, dtype=floating[0].dtype)
 
 
 def output_values(program: Program) -> tuple[Tensor, ...]:

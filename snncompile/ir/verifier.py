@@ -126,7 +126,9 @@ def _neurons_have_their_arguments(program: Program) -> Iterator[Breach]:
     """A neuron takes a current and its states from nodes, and every setting it needs."""
     for node in program.neurons():
         signature = inspect.signature(_called(node))
-        tensors = [p.name for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
+        tensors = [
+            p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD
+        ]
         if len(node.args) != len(tensors):
             expected = f"{len(tensors)}: {', '.join(tensors)}"
             yield node, f"has {len(node.args)} tensor arguments, expected {expected}"

@@ -6,9 +6,11 @@ is the same; memory and speed differ.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from snncompile.errors import InputError
@@ -16,7 +18,16 @@ from snncompile.ir.program import Program
 from snncompile.runtime.code import while_tracing
 from snncompile.runtime.cost import batch_axis, bytes_per_sample
 from snncompile.runtime.observe import observable, operands, results
-from snncompile.runtime.plan import Plan, begin, make_plan
+from snncompile.runtime.online import (
+    Call,
+    Results,
+    run,
+    run_each_step,
+    run_last_step,
+    runs_again,
+    single,
+)
+from snncompile.runtime.plan import Plan, make_plan
 
 ScheduleName: TypeAlias = Literal["steps", "layers", "auto"]
 
@@ -87,14 +98,39 @@ class Runner:
             raise InputError(f"a program runs at least 1 time step, not {steps}")
         tile = self._tile(inputs, steps)
         plan = self._plans[self._planned(tile > 1, record is not None)]
-        execution = begin(plan, self.program.root, inputs, states, (steps, tile))
-        for stage in plan.stages:
-            execution.run(stage)
-        values = [execution.output(name, output) for name, output in plan.outputs]
+        call = Call(self.program, plan, inputs, states, steps, tile)
         if record is not None:
-            _fill(record, self.program, values[len(self.program.outputs) :])
-        outputs = tuple(values[: len(self.program.outputs)])
-        return outputs, tuple(execution.states[name] for name in plan.states)
+            values, states = call.results(call.execute())
+            count = len(self.program.outputs)
+            _fill(record, self.program, list(values[count:]))
+            return values[:count], states
+        return self._way(call)(call)
+
+    def run_step(
+        self, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...], step: int
+    ) -> Results:
+        """Run one time step.
+
+        Args:
+            inputs: As `run` takes them, for all steps.
+            states: The states before the step.
+            step: Its number, from 0.
+
+        Returns:
+            The outputs of the step, not reduced over time, and the states after it.
+        """
+        plan = self._plans[self._planned(False, False)]
+        call = Call(self.program, plan, inputs, states, 0, 1).between(step, step + 1, states)
+        return single(plan, call.execute())
+
+    def _way(self, call: Call) -> Callable[[Call], Results]:
+        """How to run a call, by where its gradient goes."""
+        if self.program.gradient == "through-time" or not torch.is_grad_enabled():
+            return run
+        if self.program.gradient == "last-step":
+            return run_last_step
+        alone = call.tile == 1 < call.steps and not torch.compiler.is_compiling()
+        return run_each_step if alone and runs_again(call) else run
 
     def _tile(self, inputs: tuple[Tensor, ...], steps: int) -> int:
         if self.schedule == "steps":

@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from snncompile.ir.program import Program, is_spiking, origin
 from snncompile.runtime.schedule import Recording
-from snncompile.verify.distance import distances
+from snncompile.verify.distance import distances, membranes
 from snncompile.verify.observe import Emitted, Observed, over_time, watched
 from snncompile.verify.report import GradientComparison, NeuronComparison, OutputComparison
 
@@ -166,22 +166,23 @@ def compare_neurons(
 def _compare_neuron(
     program: Program, node: fx.Node, name: str, want: Emitted, recording: Recording
 ) -> NeuronComparison:
-    spikes, membranes, *_ = (value.detach() for value in recording.outputs[node.name])
-    membrane = _difference(want.membrane, membranes)
+    given = tuple(value.detach() for value in recording.inputs[node.name])
+    found = tuple(value.detach() for value in recording.outputs[node.name])
+    membrane, spikes = _difference(want.membrane, membranes(program, node, given, found)), found[0]
     total, rate = want.spikes.numel(), float(want.spikes.double().mean())
     moved = want.spikes != spikes if is_spiking(node) else torch.zeros_like(spikes).bool()
     count = int(moved.sum())
     if count == 0:
         return NeuronComparison(name, total, 0, rate, membrane=membrane)
     first = tuple(int(i) for i in moved.nonzero()[0])
-    away = distances(program, node, tuple(t.detach() for t in recording.inputs[node.name]))
+    away = distances(program, node, given)
     distance = None if away is None else float(away[first[0]][moved[first[0]]].abs().max())
     return NeuronComparison(name, total, count, rate, first, distance, membrane)
 
 
-def _difference(want: Tensor | None, have: Tensor) -> float | None:
+def _difference(want: Tensor | None, have: Tensor | None) -> float | None:
     """The largest difference of membranes at the steps that the model's were seen at."""
-    if want is None or want.shape[1:] != have.shape[1:]:
+    if want is None or have is None or want.shape[1:] != have.shape[1:]:
         return None
     difference = float((want.double() - have[-len(want) :].double()).abs().max())
     return difference / max(float(want.abs().max()), 1.0)

@@ -7,6 +7,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+from snncompile.ir.accumulation import accumulating, settled
 from snncompile.ir.program import Program
 from snncompile.ir.surrogates import Surrogate
 
@@ -48,6 +49,29 @@ def distances(program: Program, node: fx.Node, inputs: tuple[Tensor, ...]) -> Te
             node.target(*values, **known, surrogate=Surrogate("function", (), tap))  # type: ignore[operator]
         steps.append(tap.seen[-1])
     return torch.stack(steps)
+
+
+def membranes(
+    program: Program, node: fx.Node, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+) -> Tensor | None:
+    """A neuron's membrane after every step, [T, N, ...].
+
+    Args:
+        program: The program the neuron is in.
+        node: The neuron.
+        inputs: Its current and its states before each step, each [T, N, ...].
+        outputs: Its output and its states after each step, each [T, N, ...].
+
+    Returns:
+        The membranes; None where its settings depend on the input and they cannot be told.
+    """
+    if node.target is not accumulating:
+        return outputs[1]
+    settings = {name: node.kwargs[name] for name in ("charge", "threshold", "reset")}
+    known: Any = map_arg(settings, lambda n: _constant(program, n))
+    if any(leaf is None for leaf in pytree.tree_leaves(known)):
+        return None
+    return settled(*inputs, outputs[0], **known)
 
 
 def _tap() -> type[_Tap]:

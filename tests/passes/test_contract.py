@@ -17,7 +17,7 @@ from snncompile.ir.text import text
 from snncompile.passes import PASSES
 from snncompile.rewrite import Pass, copy_program
 from tests.passes.plain_loop import assert_active, double, run
-from tests.programs import Step, dyadic_
+from tests.programs import Step, dyadic_, feedforward
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,10 @@ def normalised() -> Program:
     return step.program(step.lif(step.module("norm", step.module("conv", x)), membrane, "lif"))
 
 
-EXAMPLES: dict[str, Callable[[], Program]] = {"fuse-batchnorm": normalised}
+EXAMPLES: dict[str, Callable[[], Program]] = {
+    "fuse-batchnorm": normalised,
+    "saf": lambda: feedforward((3, 4, 2)),
+}
 """The smallest program that each pass rewrites, with dyadic parameters."""
 
 every_pass = pytest.mark.parametrize("kind", PASSES, ids=lambda kind: kind.name)
@@ -51,7 +54,7 @@ def documented(kind: type[Pass], title: str) -> list[str]:
     found = re.search(rf"^{title}::\n\n(.*?)(?=^\S|\Z)", docstring, re.MULTILINE | re.DOTALL)
     assert found, f"the docstring has no block {title!r}"
     block = textwrap.dedent(found[1]).strip()
-    joined = re.sub(r"\n +#", "  #", block)
+    joined = re.sub(r"\n {4,}", "  ", block)
     return squeezed(joined)
 
 

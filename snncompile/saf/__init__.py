@@ -1,0 +1,1 @@
+"""Spike accumulation forwarding: what the pass `saf` consists of."""
