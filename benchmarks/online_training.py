@@ -109,7 +109,8 @@ def compare(name: str, options: argparse.Namespace) -> list[Row]:
 
 
 def _cost(rival: Contender, x: Tensor, labels: Tensor) -> tuple[str, str, str]:
-    """Memory, operations forward and in the whole step; the first run also warms it up."""
+    """Memory, operations forward and in the whole step, after a first run that compiles."""
+    rival.train(x, labels)
     whole = operations(lambda: rival.train(x, labels))
     forward = operations(lambda: rival.forward(x))
     memory = peak_memory(lambda: rival.train(x, labels))

@@ -130,7 +130,7 @@ def ottt(multistep: nn.Module) -> layer.OTTTSequential:
     return layer.OTTTSequential(*modules).train()
 
 
-def _of_a_step(module: Any) -> nn.Module:
+def _of_a_step(module: Any) -> Any:
     if isinstance(module, neuron.LIFNode):
         return neuron.OTTTLIFNode(tau=2.0, surrogate_function=surrogate.Sigmoid(alpha=4.0))
     if hasattr(module, "step_mode"):
