@@ -70,13 +70,15 @@ class Rule:
     Attributes:
         presynaptic: The weight's factor: "trace" is OTTT and SAF, "spikes" is SLTT.
         first_layer: The first weight's factor is x[t] ("input") or the trace of x ("trace").
-        bias: db is delta ("step"), or c_t delta with c_t = sum of d^k, k < t ("accumulated"); the
-            read-out keeps no sum over time, so that its db is delta either way.
+        bias: db is delta ("step"), or c_t delta with c_t = sum of d^k, k < t ("accumulated").
+        accumulated_output: The read-out's output is W a_t + c_t b, as in SAF's final step, so
+            that `bias` holds for it too; otherwise it is W s[t] + b and db is delta.
     """
 
     presynaptic: Literal["trace", "spikes"] = "trace"
     first_layer: Literal["input", "trace"] = "input"
     bias: Literal["step", "accumulated"] = "step"
+    accumulated_output: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,17 +151,18 @@ def gradients(
     """Gradients of one step, from that of its output; `slopes` stand for the surrogate's values.
 
     With T's step and dL/da_T for that of the output these are the gradients of SAF's final
-    variant: the output is then the last neuron's accumulation, or the read-out of it.
+    variant: the output is then the last neuron's accumulation, or the read-out of it, for which
+    the rule has `accumulated_output`.
     """
     found: Gradients = []
     flowing = of_output
     if slopes is None:
         slopes = [net.slope(membrane - net.threshold) for membrane in moment.membranes]
     for layer in reversed(range(len(net.weights))):
-        delta, count = flowing, 1.0
-        if layer < len(net.decays):
-            delta = flowing * slopes[layer]
-            count = moment.counts[layer] if rule.bias == "accumulated" else 1.0
+        spiking = layer < len(net.decays)
+        delta = flowing * slopes[layer] if spiking else flowing
+        counted = rule.bias == "accumulated" and (spiking or rule.accumulated_output)
+        count = moment.counts[layer] if counted else 1.0
         found.append((delta.T @ _factor(moment, layer, rule), count * delta.sum(0)))
         flowing = delta @ net.weights[layer]
     return found[::-1]
@@ -244,6 +247,7 @@ def representation_gradients(
         The gradients. SAF's final step with the same slopes and one decay throughout, its bias
         "accumulated", its first layer "trace" and dL/da_T = dL/dr / c_T, gives those times
         h^(L+1-l) for layer l = 1..L: it lacks the clamps' factors 1 / h from layer l upwards.
+        The read-out's, which has no clamp, are the same.
     """
     found: Gradients = []
     flowing = of_rates

@@ -113,11 +113,12 @@ def _detached_bptt(net: Mlp, x: Tensor, loss: online.LossGradient) -> online.Gra
 
 
 @pytest.mark.parametrize("threshold", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("readout", [False, True])
 def test_the_final_step_is_the_spike_representation_up_to_powers_of_the_threshold(
-    threshold: float,
+    threshold: float, readout: bool
 ) -> None:
-    net, x = make((7, 12, 9, 4), (0.5, 0.5, 0.5), threshold), sequence()
-    rule = Rule(first_layer="trace", bias="accumulated")
+    net, x = make((7, 12, 9, 4), (0.5,) * (2 if readout else 3), threshold), sequence()
+    rule = Rule(first_layer="trace", bias="accumulated", accumulated_output=True)
     final = online.run(net, x)[-1]
     arriving = online.rates(final)
     slopes = online.clamp_slopes(net, arriving)
@@ -126,7 +127,7 @@ def test_the_final_step_is_the_spike_representation_up_to_powers_of_the_threshol
     representation = online.representation_gradients(net, arriving, slopes, of_rates)
 
     saf = online.gradients(net, final, of_rates / final.counts[-1], rule, slopes)
-    for index, exponent in enumerate([3, 2, 1]):
+    for index, exponent in enumerate([2, 1, 0] if readout else [3, 2, 1]):
         weight, bias = representation[index]
         factor = threshold**exponent
         assert_same([saf[index]], [(factor * weight, factor * bias)])

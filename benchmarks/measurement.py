@@ -1,0 +1,77 @@
+"""Time, memory and operations of a training step, on the CPU."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+Work = Callable[[], None]
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Time:
+    """Medians in seconds: of the process's CPU time over all threads, and of the wall clock."""
+
+    process: float
+    wall: float
+
+
+def interleaved(works: Mapping[str, Work], repeats: int) -> dict[str, Time]:
+    """Time every work `repeats` times, one after the other in turn, in alternating order.
+
+    What slows the machine down for a while then slows all of them down. The caller warms up.
+    """
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+    for turn in range(repeats):
+        names = list(works) if turn % 2 == 0 else list(works)[::-1]
+        for name in names:
+            process, wall = time.process_time(), time.perf_counter()
+            works[name]()
+            taken[name].append((time.process_time() - process, time.perf_counter() - wall))
+    return {
+        name: Time(*(statistics.median(column) for column in zip(*pairs, strict=True)))
+        for name, pairs in taken.items()
+    }
+
+
+def peak_memory(work: Work) -> float:
+    """The most MiB of tensors that were alive at once beyond what was alive before.
+
+    Read off torch's allocator, which reports every allocation and release to the profiler. The
+    resident size of the process would be no measure: the C library keeps freed pages, and what
+    oneDNN packs into its scratchpads hides the tensors of a small network. The price is that
+    those scratchpads, and memory from outside of torch's allocator, are not counted. What was
+    alive before and is released on the way is not subtracted: states that a step replaces count.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    results = profiled.profiler.kineto_results
+    events = [event for event in results.events() if event.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak / MEBIBYTE
+
+
+def operations(work: Work) -> float:
+    """Multiplications and additions of layers, in GFLOP, as torch's counter sees them."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 1e9
+
+
+def machine() -> str:
+    """Processor, cores and torch's version."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = models[0] if models else platform.processor()
+    return f"{name}, {len(models)} cores, torch {torch.__version__}"
