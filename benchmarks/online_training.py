@@ -23,7 +23,7 @@ NETWORKS = {"mlp": mlp, "vgg": vgg}
 BATCHES = {"mlp": 64, "vgg": 8}
 """The paper's batch for the VGG is 128, at 32 one run takes a quarter of an hour on two cores."""
 
-STEPS_OF_MEMORY = (2, 4, 8, 16, 32, 64)
+LENGTHS = (2, 4, 8, 16, 32, 64)
 
 
 class Row(NamedTuple):
@@ -79,6 +79,10 @@ def contenders(pair: Pair) -> list[Contender]:
     return found
 
 
+def _chosen(pair: Pair, options: argparse.Namespace) -> list[Contender]:
+    return [c for c in contenders(pair) if any(part in c.name for part in options.only)]
+
+
 def _sgd(model: nn.Module) -> torch.optim.Optimizer:
     """Small steps, so that firing rates stay what they are while times are taken."""
     return torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
@@ -95,7 +99,7 @@ def compare(name: str, options: argparse.Namespace) -> list[Row]:
     pair = NETWORKS[name]()
     size = options.batch or BATCHES[name]
     x, labels = batch(pair, options.steps, size)
-    rivals = contenders(pair)
+    rivals = _chosen(pair, options)
     costs = {rival.name: _cost(rival, x, labels) for rival in rivals}
     works = {rival.name: lambda rival=rival: rival.train(x, labels) for rival in rivals}
     rows: list[Row] = []
@@ -122,12 +126,12 @@ def _milliseconds(taken: Time) -> tuple[str, str]:
 
 
 def memory_against_steps(name: str, options: argparse.Namespace) -> list[Row]:
-    """Peak memory of every contender for sequences of 2 to 64 steps."""
+    """Peak memory of every contender for sequences of several lengths."""
     pair = NETWORKS[name]()
     size = options.batch or BATCHES[name]
-    rivals = contenders(pair)
+    rivals = _chosen(pair, options)
     rows: list[Row] = []
-    for steps in STEPS_OF_MEMORY:
+    for steps in options.memory or LENGTHS:
         x, labels = batch(pair, steps, size)
         for rival in rivals:
             rival.train(x, labels)
@@ -154,7 +158,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="T")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", action="store_true", help="memory against T = 2..64 instead")
+    parser.add_argument(
+        "--memory", type=int, nargs="*", metavar="T", help=f"memory alone, for T of {LENGTHS}"
+    )
+    parser.add_argument("--only", nargs="+", default=[""], help="contenders whose names hold these")
     parser.add_argument("--out", type=Path, help="a CSV file; otherwise it is printed only")
     return parser.parse_args()
 
@@ -165,7 +172,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(options.threads[0])
     print(f"# {machine()}; threads {options.threads}, medians of {options.repeats}")
-    measure = memory_against_steps if options.memory else compare
+    measure = compare if options.memory is None else memory_against_steps
     text = written([row for name in options.network for row in measure(name, options)])
     print(text, end="")
     if options.out is not None:
