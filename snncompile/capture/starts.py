@@ -15,9 +15,9 @@ def fill_of(start: Start) -> float | None:
     """The number that a start is filled with; None where it is computed from anything else."""
     if not isinstance(start, fx.Node):
         return float(start)
-    if start.target in {torch.zeros, torch.zeros_like}:
+    if start.target in {torch.zeros, torch.zeros_like, "new_zeros"}:
         return 0.0
-    if start.target in {torch.ones, torch.ones_like}:
+    if start.target in {torch.ones, torch.ones_like, "new_ones"}:
         return 1.0
     value = start.args[1] if len(start.args) > 1 else None
     filled = start.target in {torch.full, torch.full_like} and isinstance(value, (int, float))

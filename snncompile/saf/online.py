@@ -65,9 +65,7 @@ class OnlineUpdate(Rewriting):
         return super().stops(node)
 
     def passed(self, node: fx.Node, decay: Charge) -> fx.Node:
-        """The call on accumulations, or the accumulation of its value where it has a weight."""
-        if self.weighted(node):
-            return self.accumulated(node, self.read(node, decay), decay)
+        """The same call, of accumulations, its constants counted once."""
         return self.copy(node, lambda operand: self._operand(operand, decay, self.accumulation))
 
     def _copied(self, node: fx.Node, decay: Charge) -> fx.Node:

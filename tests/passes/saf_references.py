@@ -68,7 +68,8 @@ class Written(ABC):
         The accumulation of f(s) is f(a) + (c_t - 1) f(0): all of it has a gradient where the rule
         accumulates biases, only the first term where it counts them once.
         """
-        if self.rule.bias == "step":
+        plain = signal is self.arrived and self.rule.first_layer == "input"
+        if self.rule.bias == "step" or plain:
             return synapse(signal, operation, decay)
         constants = self.counts[decay] - 1
         return synapse(

@@ -70,7 +70,8 @@ class Rule:
     Attributes:
         presynaptic: The weight's factor: "trace" is OTTT and SAF, "spikes" is SLTT.
         first_layer: The first weight's factor is x[t] ("input") or the trace of x ("trace").
-        bias: db is delta ("step"), or c_t delta with c_t = sum of d^k, k < t ("accumulated").
+        bias: db is delta ("step"), or c_t delta with c_t = sum of d^k, k < t ("accumulated"); the
+            bias of a first layer that learns from its input goes with the weight: delta.
         accumulated_output: The read-out's output is W a_t + c_t b, as in SAF's final step, so
             that `bias` holds for it too; otherwise it is W s[t] + b and db is delta.
     """
@@ -161,7 +162,8 @@ def gradients(
     for layer in reversed(range(len(net.weights))):
         spiking = layer < len(net.decays)
         delta = flowing * slopes[layer] if spiking else flowing
-        counted = rule.bias == "accumulated" and (spiking or rule.accumulated_output)
+        traced = layer > 0 or rule.first_layer == "trace"
+        counted = rule.bias == "accumulated" and traced and (spiking or rule.accumulated_output)
         count = moment.counts[layer] if counted else 1.0
         found.append((delta.T @ _factor(moment, layer, rule), count * delta.sum(0)))
         flowing = delta @ net.weights[layer]

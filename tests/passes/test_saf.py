@@ -1,0 +1,323 @@
+"""Spike accumulation forwarding: spikes, membranes, gradients of both variants and updates."""
+# pyright: basic
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import snncompile
+from snncompile.errors import InputError
+from snncompile.ir.neurons import accumulating
+from snncompile.module import Transformed
+from snncompile.nn import LIF
+from snncompile.passes.saf import SAF
+from snncompile.runtime.schedule import Recording
+from tests.passes.plain_loop import assert_active
+from tests.passes.saf_cases import CASES, PLAIN, TIME, Case
+from tests.passes.saf_networks import Chain
+from tests.passes.saf_references import online_steps, summed
+from tests.reference import online, online_examples
+from tests.reference.online import Rule
+
+SUM_ORDER = 1e-12
+"""Relative to the largest, in float64: the steps are added in another order."""
+
+UPDATES = 1e-10
+"""As `SUM_ORDER`, after fifty updates that build on each other."""
+
+RULES = [
+    Rule(first_layer=first, bias=bias)
+    for first in ("input", "trace")
+    for bias in ("step", "accumulated")
+]
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_plain_case = pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.name)
+every_schedule = pytest.mark.parametrize("schedule", ["steps", "layers", 4])
+every_rule = pytest.mark.parametrize(
+    "rule", RULES, ids=lambda rule: f"{rule.first_layer} {rule.bias}"
+)
+every_option = pytest.mark.parametrize(
+    "option",
+    [SAF(), SAF(update="online"), SAF(first_layer="trace"), SAF(bias="accumulated")],
+    ids=["default", "online", "trace", "accumulated"],
+)
+
+
+def saf(model: nn.Module, option: SAF | None = None, schedule: Any = "layers") -> Transformed:
+    return snncompile.transform(model, option or SAF(), schedule=schedule)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """What the parameters gathered since the last time."""
+    found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def squared(output: Tensor, target: Tensor) -> Tensor:
+    return ((output - target) ** 2).sum() / 2
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        scale = value.abs().max().item()
+        assert scale > 0
+        torch.testing.assert_close(found[name], value, rtol=0, atol=SUM_ORDER * scale)
+
+
+# Forward ------------------------------------------------------------------------------------------
+
+
+@every_case
+@every_option
+def test_spikes_and_outputs_are_bit_equal(case: Case, option: SAF) -> None:
+    model, x = case.model(dyadic=True), case.input(dyadic=True)
+
+    report = snncompile.verify(model, saf(model, option), x)
+
+    assert report.ok, str(report)
+    assert report.moved == 0
+    assert all(output.equal for output in report.outputs)
+    assert all(neuron.membrane in (0.0, None) for neuron in report.neurons)
+    assert {neuron.name for neuron in report.neurons}
+
+
+@every_case
+@every_schedule
+def test_accumulations_are_the_traces_of_the_spikes(case: Case, schedule: Any) -> None:
+    model, x = case.model(dyadic=True), case.input(dyadic=True)
+    fast, recording = saf(model, schedule=schedule), Recording()
+
+    fast.record(recording, x)
+
+    assert_active([outputs[0] for outputs in emitted(fast, recording)])
+    for spikes, accumulations in emitted(fast, recording):
+        decay = 0.25 if torch.equal(accumulations, traces(spikes, 0.25)) else 0.5
+        torch.testing.assert_close(accumulations, traces(spikes, decay), rtol=0, atol=0)
+
+
+def emitted(fast: Transformed, recording: Recording) -> list[tuple[Tensor, ...]]:
+    nodes = [node for node in fast.program.neurons() if node.target is accumulating]
+    return [recording.outputs[node.name] for node in nodes]
+
+
+def traces(spikes: Tensor, decay: float) -> Tensor:
+    trace, found = torch.zeros_like(spikes[0]), []
+    for fired in spikes:
+        trace = decay * trace + fired
+        found.append(trace)
+    return torch.stack(found)
+
+
+@every_case
+def test_other_numbers_move_no_spike_in_float64(case: Case) -> None:
+    model, x = case.model(dtype=torch.float64), case.input(dtype=torch.float64, batch=5)
+
+    report = snncompile.verify(model, saf(model, schedule="steps"), x)
+
+    assert report.ok, str(report)
+
+
+def test_the_same_module_serves_other_batches_lengths_and_modes() -> None:
+    case = PLAIN[1]
+    model = case.model(dyadic=True)
+    fast = saf(model)
+
+    for batch, steps, training in ((2, 6, True), (5, 3, True), (1, 6, False), (2, 6, True)):
+        model.train(training)
+        x = case.input(dyadic=True, batch=batch)[:steps]
+        torch.testing.assert_close(fast(x), model(x), rtol=0, atol=0)
+
+
+# Gradients ----------------------------------------------------------------------------------------
+
+
+def drawn(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
+    """The active network in float64, its input and a target for every output."""
+    model, x = case.model(dtype=torch.float64), case.input(dtype=torch.float64)
+    return model, x, torch.rand(model(x).shape, dtype=torch.float64)
+
+
+@every_plain_case
+@every_rule
+@pytest.mark.parametrize("schedule", ["steps", "layers"])
+def test_the_gradient_is_that_of_ottt_summed(case: Case, rule: Rule, schedule: Any) -> None:
+    model, x, target = drawn(case)
+    reference = online_steps(model, x, lambda t, output: output - target[t], rule)
+    fast = saf(model, SAF(first_layer=rule.first_layer, bias=rule.bias), schedule)
+
+    squared(fast(x), target).backward()
+
+    assert_close(gradients(model), summed(reference))
+
+
+@every_plain_case
+@pytest.mark.parametrize("update", ["sequence", "online"])
+def test_the_gradient_of_every_step_is_that_of_ottt(case: Case, update: Any) -> None:
+    model, x, target = drawn(case)
+    reference = online_steps(model, x, lambda t, output: output - target[t])
+
+    for t, output in enumerate(saf(model, SAF(update=update)).steps(x)):
+        squared(output, target[t]).backward()
+
+        expected_output, expected = reference[t]
+        torch.testing.assert_close(output, expected_output, rtol=SUM_ORDER, atol=SUM_ORDER)
+        found = gradients(model)
+        assert_close_or_zero(found, expected)
+
+
+def assert_close_or_zero(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """As `assert_close`; before anything has fired a gradient may be 0 or missing."""
+    for name, value in expected.items():
+        other = found.get(name, torch.zeros_like(value))
+        scale = value.abs().max().item()
+        torch.testing.assert_close(other, value, rtol=0, atol=SUM_ORDER * scale)
+
+
+def test_jelly_and_plain_networks_have_the_same_gradients() -> None:
+    plain, jelly = PLAIN[0], CASES[len(PLAIN)]
+    model, x, target = drawn(plain)
+    other = jelly.model(dtype=torch.float64)
+    with torch.no_grad():
+        for mine, yours in zip(model.parameters(), other.parameters(), strict=True):
+            yours.copy_(mine)
+
+    for network in (model, other):
+        squared(saf(network)(x), target).backward()
+
+    for mine, yours in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, yours.grad, rtol=SUM_ORDER, atol=SUM_ORDER)
+
+
+def perceptron(net: online.Mlp, *, mean: bool = False) -> nn.Module:
+    """The reference's network as a module; layer l is ``layers.{2 l}``."""
+    layers: list[nn.Module] = []
+    for weight, bias in zip(net.weights, net.biases, strict=True):
+        layers.append(nn.Linear(weight.shape[1], weight.shape[0]).double())
+        layers[-1].load_state_dict({"weight": weight, "bias": bias})
+        if len(layers) // 2 < len(net.decays):
+            decay = net.decays[len(layers) // 2]
+            layers.append(LIF(decay=decay, threshold=net.threshold, surrogate="sigmoid", width=4.0))
+    return (Mean if mean else Chain)(*layers)
+
+
+class Mean(Chain):
+    """Its outputs, averaged over time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean(0)
+
+
+def layer_gradients(model: nn.Module) -> online.Gradients:
+    """(weight, bias) of every linear layer."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return [(layer.weight.grad, layer.bias.grad) for layer in layers]  # type: ignore[misc]
+
+
+def test_it_is_not_sltt() -> None:
+    net = online_examples.make()
+    x, loss = online_examples.sequence(), online_examples.squared()
+    model = perceptron(net)
+
+    output = saf(model)(x)
+    output.backward(torch.stack([loss(t, y) for t, y in enumerate(output.detach())]))
+
+    online_examples.assert_same(layer_gradients(model), online.summed(net, x, loss))
+    sltt = online.summed(net, x, loss, Rule(presynaptic="spikes"))
+    for (weight, _), (other, _) in zip(layer_gradients(model)[1:], sltt[1:], strict=True):
+        assert (weight - other).abs().max() > 1e-3
+
+
+def assert_same_weights(model: nn.Module, expected: online.Mlp) -> None:
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    for layer, weight, bias in zip(layers, expected.weights, expected.biases, strict=True):
+        torch.testing.assert_close(layer.weight.data, weight, rtol=UPDATES, atol=UPDATES)
+        torch.testing.assert_close(layer.bias.data, bias, rtol=UPDATES, atol=UPDATES)
+
+
+def test_online_updates_follow_ottt_for_fifty_steps() -> None:
+    net = online_examples.make()
+    sequences = [(online_examples.sequence(), online_examples.squared()) for _ in range(5)]
+    reference = online.train_online(net, sequences, 0.05)
+    model = perceptron(net)
+    fast = saf(model, SAF(update="online"))
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+
+    updates = 0
+    for x, loss in sequences:
+        for t, output in enumerate(fast.steps(x)):
+            output.backward(loss(t, output.detach()))
+            optimizer.step()
+            optimizer.zero_grad()
+            assert_same_weights(model, reference[updates])
+            updates += 1
+
+    assert updates == 50
+
+
+def test_closed_forms_drift_when_weights_change_within_a_sequence() -> None:
+    net = online_examples.make()
+    x, loss = online_examples.sequence(), online_examples.squared()
+    reference = online.train_online(net, [(x, loss)], 0.005)
+    model = perceptron(net)
+    optimizer = torch.optim.SGD(model.parameters(), 0.005)
+
+    for t, output in enumerate(saf(model).steps(x)):
+        output.backward(loss(t, output.detach()))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    pairs = zip(layers, reference[-1].weights, strict=True)
+    assert max((layer.weight - weight).abs().max().item() for layer, weight in pairs) > 1e-6
+
+
+# The final variant --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("schedule", ["steps", "layers"])
+def test_the_final_gradient_is_the_spike_representations(threshold: float, schedule: Any) -> None:
+    net = online_examples.make(decays=(0.5, 0.5), threshold=threshold)
+    x, model = online_examples.sequence(), perceptron(net, mean=True)
+    moment = online.run(net, x)[-1]
+    weighting = torch.rand(x.shape[1], 4, dtype=torch.float64)
+
+    output = saf(model, SAF(variant="final"), schedule)(x)
+    output.backward(weighting)
+
+    arriving = online.rates(moment)
+    read_out = arriving[-1] @ net.weights[-1].T + net.biases[-1]
+    torch.testing.assert_close(output, read_out, rtol=SUM_ORDER, atol=SUM_ORDER)
+    slopes = [net.slope(membrane - net.threshold) for membrane in moment.membranes]
+    expected = online.representation_gradients(net, arriving, slopes, weighting)
+    depths = range(len(net.decays), -1, -1)
+    scaled = [(threshold**k * w, threshold**k * b) for k, (w, b) in zip(depths, expected)]
+    online_examples.assert_same(layer_gradients(model), scaled)
+
+
+def test_a_stack_keeps_its_values_and_learns_from_its_last_step() -> None:
+    case = PLAIN[0]
+    model, x, _ = drawn(case)
+    fast = saf(model, SAF(variant="final"))
+
+    output = fast(x)
+    output[:-1].sum().backward()
+
+    torch.testing.assert_close(output, model(x), rtol=SUM_ORDER, atol=SUM_ORDER)
+    assert not any(gradient.abs().sum() for gradient in gradients(model).values())
+    fast(x)[-1].sum().backward()
+    assert all(gradient.abs().sum() for gradient in gradients(model).values())
+
+
+def test_without_a_leak_the_leaky_mean_is_the_mean() -> None:
+    net = online_examples.make(decays=(1.0, 1.0))
+    x, model = online_examples.sequence(), perceptron(net, mean=True)
+
+    found = saf(model, SAF(variant="final"))(x)
+
+    torch.testing.assert_close(found, model(x), rtol=SUM_ORDER, atol=SUM_ORDER)
