@@ -79,6 +79,7 @@ from snncompile.errors import InputError
 from snncompile.ir.program import Output, Program, output_of
 from snncompile.rewrite import Keeps, Pass
 from snncompile.saf.check import check
+from snncompile.saf.normalisation import check_standard, freeze, normalisations, standardise
 from snncompile.saf.online import OnlineUpdate
 from snncompile.saf.rewriting import Rewriting
 from snncompile.saf.sequence import Bias, FirstLayer, SequenceUpdate
@@ -89,6 +90,7 @@ _OPTIONS: Mapping[str, tuple[str | None, ...]] = {
     "update": ("sequence", "online"),
     "first_layer": (None, "input", "trace"),
     "bias": (None, "step", "accumulated"),
+    "batchnorm": ("refuse", "freeze", "standardise"),
 }
 
 
@@ -104,6 +106,9 @@ class SAF(Pass):
         first_layer: What the first synapse learns from: the "input" of the step, or its "trace".
         bias: How a step's gradient counts a bias: once, "step", or as often as the potential
             contains it, "accumulated".
+        batchnorm: What becomes of BatchNorm. "refuse": one that trains between spikes and a neuron
+            is refused; "freeze": all use their running statistics; "standardise": all give way to
+            scaled weight standardisation, with their scale and shift, which is another function.
     """
 
     name: ClassVar[str] = "saf"
@@ -113,6 +118,7 @@ class SAF(Pass):
     update: Literal["sequence", "online"] = "sequence"
     first_layer: FirstLayer | None = None
     bias: Bias | None = None
+    batchnorm: Literal["refuse", "freeze", "standardise"] = "refuse"
 
     def __post_init__(self) -> None:
         for name, known in _OPTIONS.items():
@@ -122,18 +128,23 @@ class SAF(Pass):
             raise InputError("SAF updates weights after a final step only: use update='sequence'")
         if self.update == "online" and self.bias == "accumulated":
             raise InputError("SAF with update='online' counts a bias once a step: use bias='step'")
-        if self.variant == "final":
+        if self.variant == "final" or self.batchnorm != "refuse":
             object.__setattr__(self, "keeps", "interface")
 
     def requires(self, program: Program) -> None:
         """Refuse what does not commute with accumulation, and neurons that do not just subtract."""
-        check(program, Sources(program), self.refuse)
+        replaced = () if self.batchnorm == "refuse" else normalisations(program)
+        check(program, Sources(program), self.refuse, replaced)
+        if self.batchnorm == "standardise":
+            check_standard(program, self.refuse)
 
     def apply(self, program: Program) -> int:
         """Write a step of accumulating neurons; returns how many there are."""
         targets = sum(node.target in SUBTRACTING for node in program.neurons())
         if not targets:
             return 0
+        if self.batchnorm != "refuse":
+            (freeze if self.batchnorm == "freeze" else standardise)(program)
         if self.variant == "each-step":
             rewriting = self._each_step(program)
             made = [rewriting.value(node) for node in output_of(program.step)[0]]

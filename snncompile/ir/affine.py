@@ -80,6 +80,14 @@ def is_linear(program: Program, node: fx.Node) -> bool:
     return call_name(node) == "linear"
 
 
+def is_normalisation(program: Program, node: fx.Node) -> bool:
+    """Whether a call is a BatchNorm."""
+    if node.op == "call_module":
+        known = layer_class(program, node)
+        return known is not None and LAYERS.get(known) is _normalised
+    return CALLS.get(call_name(node) or "") is _normalised
+
+
 def _sum(program: Program, node: fx.Node, varying: Varying) -> Law:
     return _UNKNOWN if node.kwargs else AFFINE
 

@@ -156,7 +156,7 @@ class _Sums:
         for i, gradient in zip(self._asked, found, strict=True):
             if gradient is not None:
                 known = self.found[i]
-                self.found[i] = gradient if known is None else known + gradient
+                self.found[i] = gradient.clone() if known is None else known.add_(gradient)
 
 
 def _backward(call: Call, gradients: tuple[Tensor, ...], sums: _Sums) -> None:

@@ -16,18 +16,14 @@ from torch import fx
 
 from snncompile.ir.affine import is_linear, is_synapse
 from snncompile.ir.charges import Charge
-from snncompile.ir.operations import call_name
-from snncompile.ir.program import Program, value_of
+from snncompile.ir.convolutions import convolution
+from snncompile.ir.program import Program
 from snncompile.ir.traced import exchanged, traced_convolution, traced_linear
 from snncompile.saf.rewriting import Rewriting
 from snncompile.saf.sequence import FirstLayer
 from snncompile.saf.sources import Sources
 
 Made: TypeAlias = Callable[[fx.Node, Charge], fx.Node]
-
-_CONVOLUTION = ("stride", "padding", "dilation", "groups")
-_TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
-_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
 
 
 class OnlineUpdate(Rewriting):
@@ -97,31 +93,5 @@ class OnlineUpdate(Rewriting):
         return self.value(given) if isinstance(given, fx.Node) else None
 
     def _settings(self, node: fx.Node) -> tuple[Any, ...] | None:
-        """What torch.convolution takes after the bias; None if it cannot say what the call does."""
-        if is_linear(self.program, node):
-            return ()
-        dimensions = value_of(node).dim() - 2
-        given = self._given(node)
-        if given.get("padding_mode", "zeros") != "zeros" or isinstance(given["padding"], str):
-            return None
-        stride, padding, dilation, output = (
-            _each(given[name], dimensions)
-            for name in ("stride", "padding", "dilation", "output_padding")
-        )
-        return (stride, padding, dilation, given["transposed"], output, given["groups"])
-
-    def _given(self, node: fx.Node) -> dict[str, Any]:
-        """The settings of a convolution, be it a layer or a function."""
-        if node.op == "call_module":
-            return {
-                name: getattr(self.program.module(node), name)
-                for name in (*_DEFAULTS, "transposed", "padding_mode")
-            }
-        transposed = "transpose" in (call_name(node) or "")
-        names = _TRANSPOSED if transposed else _CONVOLUTION
-        given = dict(zip(names, node.args[3:], strict=False))
-        return {**_DEFAULTS, **given, **node.kwargs, "transposed": transposed}
-
-
-def _each(value: Any, dimensions: int) -> tuple[int, ...]:  # noqa: ANN401
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * dimensions
+        """What a traced synapse takes after the bias; None where there is none for the call."""
+        return () if is_linear(self.program, node) else convolution(self.program, node)

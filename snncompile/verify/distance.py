@@ -71,7 +71,8 @@ def membranes(
     known: Any = map_arg(settings, lambda n: _constant(program, n))
     if any(leaf is None for leaf in pytree.tree_leaves(known)):
         return None
-    return settled(*inputs, outputs[0], **known)
+    potential, accumulation = inputs
+    return settled(potential, accumulation, outputs[0], **known)
 
 
 def _tap() -> type[_Tap]:

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 import snncompile
-from snncompile.errors import InputError
 from snncompile.ir.neurons import accumulating
 from snncompile.module import Transformed
 from snncompile.nn import LIF
 from snncompile.passes.saf import SAF
 from snncompile.runtime.schedule import Recording
 from tests.passes.plain_loop import assert_active
-from tests.passes.saf_cases import CASES, PLAIN, TIME, Case
+from tests.passes.saf_cases import CASES, PLAIN, Case
 from tests.passes.saf_networks import Chain
 from tests.passes.saf_references import online_steps, summed
 from tests.reference import online, online_examples
@@ -150,7 +149,7 @@ def test_the_gradient_is_that_of_ottt_summed(case: Case, rule: Rule, schedule: A
     reference = online_steps(model, x, lambda t, output: output - target[t], rule)
     fast = saf(model, SAF(first_layer=rule.first_layer, bias=rule.bias), schedule)
 
-    squared(fast(x), target).backward()
+    torch.autograd.backward(squared(fast(x), target))
 
     assert_close(gradients(model), summed(reference))
 
@@ -162,7 +161,7 @@ def test_the_gradient_of_every_step_is_that_of_ottt(case: Case, update: Any) -> 
     reference = online_steps(model, x, lambda t, output: output - target[t])
 
     for t, output in enumerate(saf(model, SAF(update=update)).steps(x)):
-        squared(output, target[t]).backward()
+        torch.autograd.backward(squared(output, target[t]))
 
         expected_output, expected = reference[t]
         torch.testing.assert_close(output, expected_output, rtol=SUM_ORDER, atol=SUM_ORDER)
@@ -187,7 +186,7 @@ def test_jelly_and_plain_networks_have_the_same_gradients() -> None:
             yours.copy_(mine)
 
     for network in (model, other):
-        squared(saf(network)(x), target).backward()
+        torch.autograd.backward(squared(saf(network)(x), target))
 
     for mine, yours in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, yours.grad, rtol=SUM_ORDER, atol=SUM_ORDER)
@@ -296,7 +295,9 @@ def test_the_final_gradient_is_the_spike_representations(threshold: float, sched
     slopes = [net.slope(membrane - net.threshold) for membrane in moment.membranes]
     expected = online.representation_gradients(net, arriving, slopes, weighting)
     depths = range(len(net.decays), -1, -1)
-    scaled = [(threshold**k * w, threshold**k * b) for k, (w, b) in zip(depths, expected)]
+    scaled = [
+        (threshold**k * w, threshold**k * b) for k, (w, b) in zip(depths, expected, strict=True)
+    ]
     online_examples.assert_same(layer_gradients(model), scaled)
 
 

@@ -44,8 +44,8 @@ class Written:
         traced = self.before if self.rule.first_layer == "trace" else None
         signal = self.before = given(x, decays[:1], traced)
         for index, neuron_ in enumerate(self.neurons):
-            traced = index > 0 or self.rule.first_layer == "trace"
-            accumulated = self.rule.bias == "accumulated" and traced
+            first = index == 0 and self.rule.first_layer == "input"
+            accumulated = self.rule.bias == "accumulated" and not first
             scale = self.counts[index] if accumulated else 1.0
             signal = neuron_(self.current(signal, index, decays[index], scale))
         return self.current(signal, 2, decays[1], 1.0)
