@@ -74,6 +74,8 @@ class Compiled:
         random = torch.get_rng_state()
         inputs, steps, computed = self._given(leaves)
         states, extras = self._initial(inputs, computed, hidden)
+        held = list(states)
+        del states
         alone = self.program.gradient == "each-step"
         for step in range(steps):
             if step and torch.is_grad_enabled() and self.program.prologue is not None:
@@ -81,10 +83,13 @@ class Compiled:
                     torch.set_rng_state(random)
                     inputs, _, computed = self._given(leaves)
                 extras = self._initial(inputs, computed, {})[1]
-            outputs, states = self.runner.run_step(inputs, states, step)
-            states = tuple(state.detach() for state in states) if alone else states
-            self._keep(states, hidden)
+            self._release(hidden)
+            outputs, after = self.runner.run_step(inputs, held, step)
+            held = [state.detach() if alone else state for state in after]
+            del after
+            self._keep(held, hidden)
             yield self._result(outputs, extras)
+            del outputs
 
     def _given(self, leaves: list[Any]) -> tuple[tuple[Tensor, ...], int, tuple[Tensor, ...]]:
         """The inputs, time first, the number of steps, and what else the prologue computes."""
@@ -112,10 +117,16 @@ class Compiled:
                 states.append(held)
                 continue
             dtype = _dtype(seen, inputs)
-            states.append(torch.full(shape, state.initial, dtype=dtype, device=inputs[0].device))
+            number = torch.full((), state.initial, dtype=dtype, device=inputs[0].device)
+            states.append(number.expand(shape))
         return tuple(states), tuple(waiting)
 
-    def _keep(self, states: tuple[Tensor, ...], hidden: dict[str, Tensor]) -> None:
+    def _release(self, hidden: dict[str, Tensor]) -> None:
+        """Forget states that a step is about to replace, so that it can free them."""
+        for state in self.program.states:
+            hidden.pop(state.label, None)
+
+    def _keep(self, states: Iterable[Tensor], hidden: dict[str, Tensor]) -> None:
         for state, value in zip(self.program.states, states, strict=True):
             if state.carried:
                 hidden[state.label] = value

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary, finalize
 import torch
 from torch import fx
 from torch._ops import OpOverload
+from torch.fx.graph import CodeGen
 from torch.fx.node import map_aggregate
 
 from snncompile.ir.program import Program, output_of
@@ -58,25 +59,44 @@ def while_tracing(function: Function) -> Function:
     return cast("Function", marked)
 
 
-def compile_graph(program: Program, graph: fx.Graph) -> Callable[..., Any]:
+class _BoxedCodeGen(CodeGen):
+    """A function that takes its arguments in a list, which it empties: it alone holds them."""
+
+    def gen_fn_def(
+        self,
+        free_vars: list[str],
+        maybe_return_annotation: str,
+        *,
+        expanded_def: bool = False,
+    ) -> str:
+        names = ", ".join(name.partition(":")[0] for name in free_vars if name != "self")
+        return f"def {self._func_name}(self, box):\n    [{names}] = box; box.clear()"
+
+
+def compile_graph(program: Program, graph: fx.Graph, *, boxed: bool = False) -> Callable[..., Any]:
     """The function that a graph describes.
 
     Args:
         program: Gives constants, and the single-step classes of modules that take sequences.
         graph: The graph; it is compiled once, so it must not change afterwards.
+        boxed: Take the arguments in a list and empty it, so that they can be freed early.
 
     Returns:
-        ``function(root, *placeholders)``, which returns what the graph's output holds.
+        ``function(root, *placeholders)``, or ``function(root, [*placeholders])``, which returns
+        what the graph's output holds.
     """
-    return _functions[_key(program, graph)]
+    return _functions[_key(program, graph, boxed)]
 
 
 @while_tracing
-def _key(program: Program, graph: fx.Graph) -> int:
+def _key(program: Program, graph: fx.Graph, boxed: bool) -> int:
     """Compile a graph that is new; torch.compile runs this while it traces."""
     if graph not in _keys:
         key = next(_numbers)
-        _functions[key] = _Writer(program).function(graph, f"<snncompile {key}>")
+        writer = _Writer(program)
+        if boxed:
+            writer.graph.set_codegen(_BoxedCodeGen())
+        _functions[key] = writer.function(graph, f"<snncompile {key}>")
         _keys[graph] = key
         finalize(graph, _functions.pop, key)
     return _keys[graph]

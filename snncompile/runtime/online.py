@@ -32,7 +32,8 @@ class Call:
         program: The program.
         plan: How it runs.
         inputs: Sequences [T, N, ...], and statics.
-        states: Before the first step, each [N, ...].
+        states: Before the first step, each [N, ...]; `execute` takes them out of the list, so
+            that they are freed as soon as their step has read them.
         steps: T.
         tile: Steps that run at once.
     """
@@ -40,11 +41,11 @@ class Call:
     program: Program
     plan: Plan
     inputs: tuple[Tensor, ...]
-    states: tuple[Tensor, ...]
+    states: list[Tensor]
     steps: int
     tile: int
 
-    def between(self, start: int, stop: int, states: tuple[Tensor, ...]) -> "Call":
+    def between(self, start: int, stop: int, states: list[Tensor]) -> "Call":
         """The call of some of its steps, from the states before them."""
         kinds = [spec.kind for spec in self.program.inputs]
         cut = (
@@ -53,9 +54,10 @@ class Call:
         return Call(self.program, self.plan, tuple(cut), states, stop - start, self.tile)
 
     def execute(self) -> Execution:
-        """Run all stages."""
+        """Run all stages, once."""
         span = (self.steps, min(self.tile, self.steps))
         execution = begin(self.plan, self.program.root, self.inputs, self.states, span)
+        self.states.clear()
         for stage in self.plan.stages:
             execution.run(stage)
         return execution
@@ -77,11 +79,13 @@ def run_last_step(call: Call) -> Results:
         return run(call)
     with torch.no_grad():
         first = call.between(0, call.steps - 1, call.states).execute()
-    states = tuple(first.states[name] for name in call.plan.states)
+    states = [first.states[name] for name in call.plan.states]
+    keys = [(name, gathering(output)) for name, output in call.plan.outputs]
+    earlier = {key: first.values[key] for key in keys}
+    del first
     last = call.between(call.steps - 1, call.steps, states).execute()
-    for name, output in call.plan.outputs:
-        key = (name, gathering(output))
-        last.values[key] = _continued(first.values[key], last.values[key], key[1])
+    for key in keys:
+        last.values[key] = _continued(earlier[key], last.values[key], key[1])
     return call.results(last)
 
 
@@ -117,7 +121,8 @@ def run_each_step(call: Call) -> Results:
 class _EachStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
-        ctx.call, ctx.again = call, _surroundings(call)
+        ctx.call = replace(call, states=list(call.states))
+        ctx.again = _surroundings(call)
         ctx.save_for_backward(*tensors)
         outputs, states = call.results(call.execute())
         ctx.mark_non_differentiable(*states)
@@ -162,13 +167,14 @@ class _Sums:
 def _backward(call: Call, gradients: tuple[Tensor, ...], sums: _Sums) -> None:
     """Run every step with a graph of its own, and add up what it gives to the gradients."""
     reductions = [output for _, output in call.plan.outputs]
-    states = call.states
+    states = list(call.states)
     for step in range(call.steps):
-        execution = call.between(step, step + 1, states).execute()
-        outputs, states = single(call.plan, execution)
+        outputs, after = single(call.plan, call.between(step, step + 1, states).execute())
+        states = [state.detach() for state in after]
+        del after
         pairs = zip(reductions, gradients, strict=True)
         sums.add(list(outputs), [_share(output, g, step, call.steps) for output, g in pairs])
-        states = tuple(state.detach() for state in states)
+        del outputs
 
 
 def single(plan: Plan, execution: Execution) -> Results:

@@ -72,7 +72,7 @@ def begin(
     plan: Plan,
     root: nn.Module,
     inputs: tuple[Tensor, ...],
-    states: tuple[Tensor, ...],
+    states: Iterable[Tensor],
     span: tuple[int, int],
 ) -> Execution:
     """Start a call: compute what is the same at every step.
@@ -132,7 +132,7 @@ def _compile(program: Program, regions: Regions, region: Region, *, tiled: bool)
         if node in gathered and gathering(output) not in gathered[node]:
             gathered[node].append(gathering(output))
     return Stage(
-        compile_graph(program, graph),
+        compile_graph(program, graph, boxed=True),
         tiled,
         entire,
         tuple(node.name for node in region.reads),

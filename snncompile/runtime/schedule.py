@@ -98,7 +98,7 @@ class Runner:
             raise InputError(f"a program runs at least 1 time step, not {steps}")
         tile = self._tile(inputs, steps)
         plan = self._plans[self._planned(tile > 1, record is not None)]
-        call = Call(self.program, plan, inputs, states, steps, tile)
+        call = Call(self.program, plan, inputs, list(states), steps, tile)
         if record is not None:
             values, states = call.results(call.execute())
             count = len(self.program.outputs)
@@ -106,21 +106,19 @@ class Runner:
             return values[:count], states
         return self._way(call)(call)
 
-    def run_step(
-        self, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...], step: int
-    ) -> Results:
+    def run_step(self, inputs: tuple[Tensor, ...], states: list[Tensor], step: int) -> Results:
         """Run one time step.
 
         Args:
             inputs: As `run` takes them, for all steps.
-            states: The states before the step.
+            states: The states before the step; taken out of the list.
             step: Its number, from 0.
 
         Returns:
             The outputs of the step, not reduced over time, and the states after it.
         """
         plan = self._plans[self._planned(False, False)]
-        call = Call(self.program, plan, inputs, states, 0, 1).between(step, step + 1, states)
+        call = Call(self.program, plan, inputs, [], 0, 1).between(step, step + 1, states)
         return single(plan, call.execute())
 
     def _way(self, call: Call) -> Callable[[Call], Results]:

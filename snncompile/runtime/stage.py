@@ -21,8 +21,8 @@ class Stage:
     """A region, compiled.
 
     Attributes:
-        function: One step ``(root, *reads, *invariants, *states)``, or one tile, which takes the
-            number of steps after the root.
+        function: One step ``(root, [*reads, *invariants, *states])``, or one tile, which takes
+            the number of steps before the reads. It empties the list.
         tiled: It is a tile.
         entire: It reads the whole sequence, whatever the tile.
         reads: Names of the sequences it reads.
@@ -64,10 +64,14 @@ class Execution:
     def run(self, stage: Stage) -> None:
         """Run a stage over all steps; updates `states` and `values`."""
         fixed = tuple(self.invariants[name] for name in stage.invariants)
-        states = tuple(self.states[name] for name in stage.states)
+        states = [self.states.pop(name) for name in stage.states]
         gathered: dict[tuple[str, Gathering], list[Value]] = {}
         for given in self._pieces(stage):
-            written, states = stage.function(self.root, *given, *fixed, *states)
+            box = [*given, *fixed, *states]
+            states.clear()
+            written, after = stage.function(self.root, box)
+            states += after
+            del after
             for (name, ways), value in zip(stage.writes, written, strict=True):
                 for way in ways:
                     _gather(gathered.setdefault((name, way), []), way, value, tiled=stage.tiled)
