@@ -79,7 +79,7 @@ class Compiled:
         alone = self.program.gradient == "each-step"
         for step in range(steps):
             if step and torch.is_grad_enabled() and self.program.prologue is not None:
-                with torch.random.fork_rng(devices=[]):
+                with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
                     torch.set_rng_state(random)
                     inputs, _, computed = self._given(leaves)
                 extras = self._initial(inputs, computed, {})[1]

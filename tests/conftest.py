@@ -9,4 +9,4 @@ torch.set_num_threads(1)
 
 def pytest_runtest_setup() -> None:
     """Every test draws the same numbers, in whatever order and process it runs."""
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]

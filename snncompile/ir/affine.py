@@ -32,7 +32,7 @@ class Law:
     fix: str = ""
 
 
-Varying: TypeAlias = Container[fx.Node]
+Varying: TypeAlias = Container[Any]
 """The operands of a call that are not the same at every step."""
 
 Row: TypeAlias = Law | Callable[[Program, fx.Node, Varying], Law]
@@ -93,7 +93,7 @@ def _sum(program: Program, node: fx.Node, varying: Varying) -> Law:
 
 
 def _product(program: Program, node: fx.Node, varying: Varying) -> Law:
-    if sum(operand in varying for operand in node.all_input_nodes) < 2:  # noqa: PLR2004
+    if sum(operand in varying for operand in node.args) < 2:  # noqa: PLR2004
         return LINEAR
     problem = "multiplies two values that change from step to step"
     return Law(problem=problem, fix="Add them, or multiply by a constant")

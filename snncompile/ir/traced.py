@@ -30,8 +30,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        accumulation, weight = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride]
+        (gradient,), (accumulation, weight) = grad_outputs, ctx.saved_tensors
         rows = gradient.flatten(0, -2)
         wanted = ctx.needs_input_grad
         return (
@@ -58,8 +58,8 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        accumulation, weight = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride]
+        (gradient,), (accumulation, weight) = grad_outputs, ctx.saved_tensors
         wanted = list(ctx.needs_input_grad[1:4])
         channels = [gradient.shape[1]]
         found = _backward(gradient, accumulation, weight, channels, *ctx.settings, wanted)
@@ -72,8 +72,8 @@ class _Exchanged(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # noqa: ANN401
-        return None, gradient
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:  # noqa: ANN401
+        return None, grad_outputs[0]
 
 
 def traced_linear(

@@ -80,7 +80,7 @@ def run_last_step(call: Call) -> Results:
     with torch.no_grad():
         first = call.between(0, call.steps - 1, call.states).execute()
     states = [first.states[name] for name in call.plan.states]
-    keys = [(name, gathering(output)) for name, output in call.plan.outputs]
+    keys: list[tuple[str, Gathering]] = [(n, gathering(o)) for n, o in call.plan.outputs]
     earlier = {key: first.values[key] for key in keys}
     del first
     last = call.between(call.steps - 1, call.steps, states).execute()
@@ -113,9 +113,9 @@ def run_each_step(call: Call) -> Results:
     The backward pass runs the steps again: its memory is that of one step, whatever T.
     """
     parameters = [p for p in call.program.root.parameters() if p.requires_grad]
-    flat = _EachStep.apply(call, *call.inputs, *parameters)  # type: ignore[no-untyped-call]
+    flat: tuple[Tensor, ...] = _EachStep.apply(call, *call.inputs, *parameters)  # type: ignore[no-untyped-call]
     count = len(call.plan.outputs)
-    return flat[:count], flat[count:]
+    return flat[:count], flat[count:]  # pyright: ignore[reportUnknownVariableType]
 
 
 class _EachStep(torch.autograd.Function):
@@ -130,7 +130,7 @@ class _EachStep(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride]
         call: Call = ctx.call
         count = len(call.inputs)
         wanted = ctx.needs_input_grad[1:]
@@ -138,7 +138,7 @@ class _EachStep(torch.autograd.Function):
         with ctx.again(), torch.enable_grad():
             sums = _Sums([*given, *ctx.saved_tensors[count:]])
             again = replace(call, inputs=tuple(given))
-            _backward(again, gradients[: len(call.plan.outputs)], sums)
+            _backward(again, grad_outputs[: len(call.plan.outputs)], sums)
         return (None, *(g if n else None for g, n in zip(sums.found, wanted, strict=True)))
 
 
@@ -157,9 +157,11 @@ class _Sums:
         if not carried:
             return
         outs, grads = zip(*carried, strict=True)
-        found = torch.autograd.grad(outs, asked, grads, allow_unused=True)
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(
+            outs, asked, grads, allow_unused=True
+        )
         for i, gradient in zip(self._asked, found, strict=True):
-            if gradient is not None:
+            if gradient is not None:  # pyright: ignore[reportUnnecessaryComparison]
                 known = self.found[i]
                 self.found[i] = gradient.clone() if known is None else known.add_(gradient)
 
@@ -210,7 +212,7 @@ def _surroundings(call: Call) -> Callable[[], AbstractContextManager[None]]:
     @contextmanager
     def again() -> Generator[None]:
         with (
-            torch.random.fork_rng(devices),
+            torch.random.fork_rng(devices),  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
             torch.autocast(device.type, dtype, enabled=autocast, cache_enabled=False),
         ):
             torch.set_rng_state(states[0])

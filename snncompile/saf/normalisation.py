@@ -7,16 +7,16 @@ arXiv:2101.08692; in spiking networks Xiao et al., 2022, arXiv:2210.04195).
 
 import math
 from collections.abc import Iterator
-from operator import add, mul, sub, truediv
+from operator import add, mul, sub
 from typing import Any
 
 import torch
 from torch import fx
 from torch.nn import functional
 
-from snncompile.ir.affine import is_linear, is_normalisation, is_synapse
-from snncompile.ir.convolutions import convolution
+from snncompile.ir.affine import is_normalisation, is_synapse
 from snncompile.ir.program import Program, value_of
+from snncompile.ir.synapses import as_function, is_transposed
 from snncompile.saf.check import Refuse
 from snncompile.saf.sources import Sources
 
@@ -48,8 +48,7 @@ def check_standard(program: Program, refuse: Refuse) -> None:
     for norm in normalisations(program):
         synapse = norm.all_input_nodes[0]
         known = is_synapse(program, synapse) and len(synapse.users) == 1
-        settings = known and (is_linear(program, synapse) or convolution(program, synapse))
-        if not settings or getattr(settings, "transposed", False):
+        if not known or as_function(program, synapse) is None or is_transposed(program, synapse):
             problem = "follows no Linear or convolution of its own whose weight could be standard"
             refuse(norm, problem, fix="Use batchnorm='freeze'")
 
@@ -76,7 +75,7 @@ def _standard(program: Program, weight: fx.Node, scale: fx.Node | None, gain: fl
     centred = call(sub, (weight, call(torch.mean, (weight, others, True))))
     variance = call(torch.var, (weight, others), {"keepdim": True})
     summed = call(add, (call(mul, (variance, math.prod(shape[1:]))), EPSILON))
-    standard = call(mul, (call(truediv, (centred, call(torch.sqrt, (summed,)))), gain))
+    standard = call(mul, (call(torch.div, (centred, call(torch.sqrt, (summed,)))), gain))
     if scale is None:
         return standard
     return call(mul, (standard, call(torch.reshape, (scale, (-1, *(1,) * len(others))))))
@@ -86,14 +85,9 @@ def _synapse(
     program: Program, synapse: fx.Node, source: fx.Node, parameters: tuple[fx.Node | None, ...]
 ) -> fx.Node:
     """The synapse with another weight and bias."""
-    call = program.step.call_function
-    if is_linear(program, synapse):
-        new = call(functional.linear, (source, *parameters))
-    else:
-        settings: Any = convolution(program, synapse)
-        function = getattr(functional, f"conv{len(settings.stride)}d")
-        stride, padding, dilation, _, _, groups = settings
-        new = call(function, (source, *parameters, stride, padding, dilation, groups))
+    call: Any = as_function(program, synapse)
+    function, settings = call
+    new = program.step.call_function(function, (source, *parameters, *settings))
     new.meta["module"] = synapse.meta.get("module")
     return new
 

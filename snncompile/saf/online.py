@@ -16,8 +16,8 @@ from torch import fx
 
 from snncompile.ir.affine import is_linear, is_synapse
 from snncompile.ir.charges import Charge
-from snncompile.ir.convolutions import convolution
 from snncompile.ir.program import Program
+from snncompile.ir.synapses import convolution
 from snncompile.ir.traced import exchanged, traced_convolution, traced_linear
 from snncompile.saf.rewriting import Rewriting
 from snncompile.saf.sequence import FirstLayer
@@ -78,19 +78,14 @@ class OnlineUpdate(Rewriting):
             carrier = self.copy(node, lambda o: self._operand(o, decay, self.accumulation))
             return self.writer.call(exchanged, self._copied(node, decay), carrier)
         (source, *_) = node.all_input_nodes
-        spikes, accumulation = self.read(source, decay), self.accumulation(source, decay)
-        weight, bias = self._parameter(node, "weight", 1), self._parameter(node, "bias", 2)
+        factor = self.factor(source)
+        spikes = self.unscaled(source, lambda found: self.read(found, decay))
+        accumulation = self.unscaled(source, lambda found: self.accumulation(found, decay))
+        parameters = self.parameters(node, factor)
         function = traced_linear if is_linear(self.program, node) else traced_convolution
-        made = self.writer.call(function, spikes, accumulation, weight, bias, *settings)
+        made = self.writer.call(function, spikes, accumulation, *parameters, *settings)
         made.meta = dict(node.meta)
         return made
-
-    def _parameter(self, node: fx.Node, name: str, position: int) -> fx.Node | None:
-        if node.op == "call_module":
-            known = getattr(self.program.module(node), name) is not None
-            return self.writer.graph.get_attr(f"{node.target}.{name}") if known else None
-        given = node.args[position] if len(node.args) > position else node.kwargs.get(name)
-        return self.value(given) if isinstance(given, fx.Node) else None
 
     def _settings(self, node: fx.Node) -> tuple[Any, ...] | None:
         """What a traced synapse takes after the bias; None where there is none for the call."""

@@ -2,9 +2,9 @@
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import getitem
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
@@ -12,14 +12,17 @@ from torch.fx.node import map_arg
 
 from snncompile.ir.accumulation import accumulating, leaky, settled
 from snncompile.ir.affine import SUMS, is_synapse
-from snncompile.ir.charges import Charge, Decay, Leak, LeakRate
+from snncompile.ir.charges import Charge
 from snncompile.ir.operations import call_name
 from snncompile.ir.program import Program, State, origin, value_of
-from snncompile.saf.sources import SUBTRACTING, Sources, emission, is_read_out
+from snncompile.saf.sources import SUBTRACTING, Sources, decay_key, emission, is_read_out
 from snncompile.saf.writer import Writer
 
 _DROPPED = ("charge", "detach_membrane", "reset_now", "gain")
 """Settings of a neuron that its accumulating one does without."""
+
+
+Made: TypeAlias = Callable[[fx.Node], fx.Node]
 
 
 class Rewriting(ABC):
@@ -70,10 +73,10 @@ class Rewriting(ABC):
         if self.sources.spiking(node) and is_read_out(node):
             return self._read_out(node)
         if self.sources.spiking(node) and self.weighted(node):
-            return self.read(node, self.decay_of(node))
+            return self.read(node, self.sources.decay_of(node))
         return self.copy(node, self.value)
 
-    def copy(self, node: fx.Node, operand: Any) -> fx.Node:  # noqa: ANN401
+    def copy(self, node: fx.Node, operand: Made) -> fx.Node:
         """A copy of a node in the new step, reading `operand` of each of its operands."""
         return self.writer.graph.node_copy(node, operand)
 
@@ -227,6 +230,41 @@ class Rewriting(ABC):
         fixed = (o for o in node.all_input_nodes if self.sources[o] == "fixed")
         return call_name(node) not in SUMS and any(map(self.sources.learns, fixed))
 
+    def factor(self, node: fx.Node) -> float:
+        """The number that spikes were multiplied by on the way to a node, by nothing else."""
+        if self.stops(node) or node in self.states or is_synapse(self.program, node):
+            return 1.0
+        varying = [o for o in node.all_input_nodes if self.sources[o] != "fixed"]
+        if len(varying) != 1 or len(node.all_input_nodes) != 1 or call_name(node) in SUMS:
+            return 1.0
+        before = self.factor(varying[0])
+        numbers = [a for a in node.args if isinstance(a, (int, float)) and not isinstance(a, bool)]
+        if call_name(node) not in ("mul", "truediv") or len(numbers) != 1:
+            return before
+        return before * numbers[0] if call_name(node) == "mul" else before / numbers[0]
+
+    def unscaled(self, node: fx.Node, leaf: Made) -> fx.Node:
+        """A node without its factor, from what `leaf` makes of that where it begins."""
+        if self.factor(node) == 1.0:
+            return leaf(node)
+        (source,) = node.all_input_nodes
+        if call_name(node) in ("mul", "truediv"):
+            return self.unscaled(source, leaf)
+        return self.copy(node, lambda operand: self.unscaled(operand, leaf))
+
+    def parameters(self, node: fx.Node, factor: float) -> tuple[fx.Node | None, fx.Node | None]:
+        """Weight and bias of a synapse, its weight times a factor."""
+        weight, bias = (self._parameter(node, *which) for which in (("weight", 1), ("bias", 2)))
+        scaled = factor != 1.0 and weight is not None
+        return (self.writer.call(operator.mul, weight, factor) if scaled else weight), bias
+
+    def _parameter(self, node: fx.Node, name: str, position: int) -> fx.Node | None:
+        if node.op == "call_module":
+            known = getattr(self.program.module(node), name) is not None
+            return self.writer.graph.get_attr(f"{node.target}.{name}") if known else None
+        given = node.args[position] if len(node.args) > position else node.kwargs.get(name)
+        return self.value(given) if isinstance(given, fx.Node) else None
+
     def region(self, node: fx.Node) -> Iterable[fx.Node]:
         """The stateless calls between the last neurons, or states, and a node, itself included."""
         seen: dict[fx.Node, None] = {}
@@ -239,31 +277,3 @@ class Rewriting(ABC):
             seen[found] = None
             waiting += found.all_input_nodes
         return seen
-
-    def decay_of(self, node: fx.Node) -> Charge:
-        """The decay with which what reads a node's value accumulates: that of the last neuron."""
-        seen: set[fx.Node] = set()
-        waiting, found = [node], [node]
-        while waiting:
-            other = waiting.pop()
-            if other in seen or not self.sources.spiking(other):
-                continue
-            seen.add(other)
-            if emission(other) is not None:
-                found.append(other)
-            elif other in self.states:
-                waiting.append(self.sources.next[other.name])
-            else:
-                waiting += other.all_input_nodes
-        last = max(found[1:], key=list(self.program.step.nodes).index)
-        return decay_key(last.args[0].kwargs["charge"])  # type: ignore[union-attr]
-
-
-def decay_key(charge: Any) -> Charge:  # noqa: ANN401
-    """A charge as its decay alone: two that are equal decay alike."""
-    fields = charge._asdict()
-    if not any(isinstance(field, fx.Node) for field in fields.values()):
-        return Decay(leaky(charge).decay)
-    if "rate" in fields:
-        return LeakRate(fields["rate"])
-    return Leak(fields["tau"]) if "tau" in fields else Decay(fields["decay"])

@@ -19,6 +19,7 @@ from snncompile.ir.affine import SUMS, is_linear, is_synapse, law
 from snncompile.ir.charges import Charge, Decay
 from snncompile.ir.operations import call_name, is_reshape
 from snncompile.ir.program import Program, State, value_of
+from snncompile.ir.synapses import as_function
 from snncompile.saf.rewriting import Rewriting
 from snncompile.saf.sources import Sources
 
@@ -76,15 +77,24 @@ class SequenceUpdate(Rewriting):
         It is the accumulation of the value over that of 1, whose gradient is the spike
         representation's (Meng et al., 2022, arXiv:2205.00459).
         """
-        decay, dimensions = self.decay_of(node), value_of(node).dim()
+        decay, dimensions = self.sources.decay_of(node), value_of(node).dim()
         accumulated = self._complete(node, decay, detached=self.bias == "step")
-        mean = self.writer.call(operator.truediv, accumulated, self.count(decay, dimensions, 1))
+        mean = self.writer.call(torch.div, accumulated, self.count(decay, dimensions, 1))
         if not summed:
             return mean
         return self.writer.call(operator.mul, mean, self.count(Decay(1.0), dimensions, 1))
 
     def passed(self, node: fx.Node, decay: Charge) -> fx.Node:
-        """The same call, of accumulations; values that are the same at every step stay."""
+        """The same call, of accumulations; a number they are multiplied by goes into the weight."""
+        (source, *_) = node.all_input_nodes
+        factor = self.factor(source) if is_synapse(self.program, node) else 1.0
+        function = as_function(self.program, node) if factor != 1.0 else None
+        if function is not None:
+            received = self.unscaled(source, lambda found: self.accumulation(found, decay))
+            parameters = self.parameters(node, factor)
+            made = self.writer.call(function[0], received, *parameters, *function[1])
+            made.meta = dict(node.meta)
+            return made
         return self.copy(node, lambda operand: self._received(operand, decay))
 
     def _received(self, operand: fx.Node, decay: Charge) -> fx.Node:

@@ -2,11 +2,13 @@
 
 import operator
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import fx, nn
 
+from snncompile.ir.accumulation import leaky
+from snncompile.ir.charges import Charge, Decay, Leak, LeakRate
 from snncompile.ir.neurons import delayed_lif, integer_lif, integrator, lif
 from snncompile.ir.operations import is_part, is_pure, is_size
 from snncompile.ir.program import Program, is_spiking, output_of
@@ -20,7 +22,7 @@ spike; "spikes" depends on what a neuron emitted, in this step or an earlier one
 SUBTRACTING = (lif, integer_lif, delayed_lif)
 """The neurons that can subtract from their membrane exactly what they emit."""
 
-_RANK: dict[Source, int] = {"fixed": 0, "input": 1, "spikes": 2}
+_RANK: tuple[Source, ...] = ("fixed", "input", "spikes")
 
 
 class Sources:
@@ -54,6 +56,24 @@ class Sources:
             return isinstance(value, nn.Parameter) and value.requires_grad
         return any(map(self.learns, node.all_input_nodes))
 
+    def decay_of(self, node: fx.Node) -> Charge:
+        """The decay with which what reads a node's value accumulates: that of the last neuron."""
+        seen: set[fx.Node] = set()
+        waiting, found = [node], [node]
+        while waiting:
+            other = waiting.pop()
+            if other in seen or not self.spiking(other):
+                continue
+            seen.add(other)
+            if emission(other) is not None:
+                found.append(other)
+            elif other.name in self.next:
+                waiting.append(self.next[other.name])
+            else:
+                waiting += other.all_input_nodes
+        last = max(found[1:], key=list(self.program.step.nodes).index)
+        return decay_key(last.args[0].kwargs["charge"])  # type: ignore[union-attr]
+
     def _sweep(self) -> bool:
         """Find every value's source from those before it; whether a state's has changed."""
         before = dict(self._of)
@@ -71,8 +91,8 @@ class Sources:
             return "input" if node.name in self.inputs else known
         if is_spiking(node):
             return "spikes"
-        sources = (self._of[source] for source in node.all_input_nodes)
-        source: Source = max(sources, key=_RANK.__getitem__, default="fixed")
+        ranks = [_RANK.index(self._of[source]) for source in node.all_input_nodes]
+        source = _RANK[max(ranks, default=0)]
         return "input" if source == "fixed" and not is_pure(self.program, node) else source
 
 
@@ -119,3 +139,13 @@ def owned_states(program: Program) -> dict[fx.Node, fx.Node]:
         for state in neuron.args[1:]
         if isinstance(state, fx.Node)
     }
+
+
+def decay_key(charge: Any) -> Charge:  # noqa: ANN401
+    """A charge as its decay alone: two that are equal decay alike."""
+    fields = charge._asdict()
+    if not any(isinstance(field, fx.Node) for field in fields.values()):
+        return Decay(leaky(charge).decay)
+    if "rate" in fields:
+        return LeakRate(fields["rate"])
+    return Leak(fields["tau"]) if "tau" in fields else Decay(fields["decay"])
