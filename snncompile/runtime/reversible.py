@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from snncompile.errors import InputError
 from snncompile.ir.grids import Grid, on_grid
 from snncompile.ir.reversible import Branch, Pair, halves, slopes
-from snncompile.runtime.replay import replay
+from snncompile.runtime.half import run_half
 
 Settings: TypeAlias = tuple[tuple[str, Any], ...]
 """A neuron's keyword arguments."""
@@ -58,7 +58,7 @@ def reversible_over_time(
         InputError: A gradient is wanted, and the sums may have left the range that floating
             point holds exactly on the grid.
     """
-    coupling = _coupling(settings)
+    coupling = coupling_of(settings)
     if coupling is None:
         return None
     dtype = torch.result_type(current, states[0])
@@ -70,7 +70,8 @@ def _run(current: Tensor, membrane: Tensor, coupling: Coupling) -> Pair:
     return Streamlined.apply(current, membrane, coupling)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _coupling(settings: Settings) -> Coupling | None:
+def coupling_of(settings: Settings) -> Coupling | None:
+    """A neuron's settings, by name; None where one is a tensor."""
     options = dict(settings)
     if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(options)):
         return None
@@ -101,7 +102,7 @@ class Streamlined(torch.autograd.Function):
         """The gradients by currents and first membrane, in one sweep with the inverse."""
         output, packed, *kept = ctx.saved_tensors
         coupling: Coupling = ctx.coupling
-        membrane = _unpacked(packed, output.dtype, coupling.branch.grid)
+        membrane = unpacked(packed, output.dtype, coupling.branch.grid)
         sweep = _Sweep(coupling, halves(membrane), halves(grad_outputs[1]))
         gradient = torch.empty_like(output)
         for t in reversed(range(len(output))):
@@ -123,12 +124,12 @@ def _forward(
             kept.append(torch.cat((held, other), 1))
         first, second = halves(value if branch.grid is None else on_grid(value, branch.grid.bits))
         out, out_second = halves(output[t])
-        spikes, left = branch(first, held)
-        torch.add(spikes, _scaled(second, beta), out=out)
-        after = left + _scaled(other, alpha)
-        spikes, left = branch(out, after)
-        torch.add(spikes, _scaled(first, beta), out=out_second)
-        held, other = after, left + _scaled(held, alpha)
+        half = run_half(branch, first, held)
+        torch.add(half.spikes, _scaled(second, beta), out=out)
+        after = half.kept + _scaled(other, alpha)
+        half = run_half(branch, out, after)
+        torch.add(half.spikes, _scaled(first, beta), out=out_second)
+        held, other = after, half.kept + _scaled(held, alpha)
     return output, torch.cat((held, other), 1), kept
 
 
@@ -158,14 +159,14 @@ class _Sweep:
         (after, after_second), (from_first, from_second) = self.membranes, self.gradients
         into_first, into_second = halves(gradient)
 
-        second = replay(self.branch, out, after)
+        second = run_half(self.branch, out, after)
         current = _divided(out_second - second.spikes, self.beta)
         held = _divided(after_second - second.kept, self.alpha)
         charged = second.gradient(given_second, from_second)
         of_out = torch.add(given_first, charged, alpha=self.gain)
         of_after = torch.add(from_first, charged, alpha=self.keep)
 
-        first = replay(self.branch, current, held)
+        first = run_half(self.branch, current, held)
         self.membranes = held, _divided(after - first.kept, self.alpha)
         charged = first.gradient(of_out, of_after)
         torch.add(_scaled(given_second, self.beta), charged, alpha=self.gain, out=into_first)
@@ -213,8 +214,8 @@ def _packed(membrane: Tensor, grid: Grid | None) -> Tensor:
     return scaled.to(torch.int16) if scaled.abs().amax() < _INT16 else membrane
 
 
-def _unpacked(packed: Tensor, dtype: torch.dtype, grid: Grid | None) -> Tensor:
-    """The membranes again."""
+def unpacked(packed: Tensor, dtype: torch.dtype, grid: Grid | None) -> Tensor:
+    """The membranes that `_packed` packed."""
     if grid is None or packed.dtype != torch.int16:
         return packed
     return packed.to(dtype) * 2.0**-grid.bits
