@@ -6,7 +6,8 @@ membranes of every step from those after it, and takes the gradients in the same
 same values: no step is computed a third time, and there is no graph.
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -61,13 +62,9 @@ def reversible_over_time(
     coupling = coupling_of(settings)
     if coupling is None:
         return None
-    dtype = torch.result_type(current, states[0])
-    output, after = _run(current.to(dtype), states[0].to(dtype), coupling)
+    dtype = torch.promote_types(current.dtype, states[0].dtype)
+    output, after = _untraced(current.to(dtype), states[0].to(dtype), coupling)
     return output, (after,)
-
-
-def _run(current: Tensor, membrane: Tensor, coupling: Coupling) -> Pair:
-    return Streamlined.apply(current, membrane, coupling)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def coupling_of(settings: Settings) -> Coupling | None:
@@ -110,6 +107,14 @@ class Streamlined(torch.autograd.Function):
             if kept and coupling.anchors and t % coupling.anchors == 0:
                 sweep.membranes = halves(kept.pop())
         return gradient, torch.cat(sweep.gradients, 1), None
+
+
+def _apply(current: Tensor, membrane: Tensor, coupling: Coupling) -> Pair:
+    return Streamlined.apply(current, membrane, coupling)  # type: ignore[no-untyped-call, no-any-return]
+
+
+_untraced: Callable[[Tensor, Tensor, Coupling], Pair] = cast("Any", torch.compiler).disable(_apply)
+"""Left alone by torch.compile: what is refused and what is packed depends on values."""
 
 
 def _forward(

@@ -171,6 +171,20 @@ def test_a_network_learns_in_float32() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_torch_compile_trains_the_network() -> None:
+    model, x = Layered().double(), input_of(Layered, torch.float64)
+    transformed = snncompile.transform(model, [Reversible()], schedule="layers", example_inputs=x)
+    compiled = torch.compile(transformed, backend="eager")
+
+    found = []
+    for network in (transformed, compiled):
+        transformed.reset()
+        found.append(torch.autograd.grad((network(x) ** 2).sum(), list(model.parameters())))
+
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
 def test_feedback_runs_step_by_step() -> None:
     outputs = []
     schedules: tuple[ScheduleName, ...] = ("steps", "layers")
