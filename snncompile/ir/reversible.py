@@ -89,12 +89,11 @@ def reversible_lif(  # noqa: PLR0913
     """
     branch = Branch(charge, threshold, reset, surrogate, strict, grid)
     first, second = halves(current if grid is None else on_grid(current, grid.bits))
-    held_first, held_second = halves(membrane)
-    spikes, kept = branch(first, held_first)
-    out, after = spikes + beta * second, kept + alpha * held_second
+    held, other = halves(membrane)
+    spikes, kept = branch(first, held)
+    out, after = spikes + beta * second, kept + alpha * other
     spikes, kept = branch(out, after)
-    outputs = (out, spikes + beta * first)
-    return torch.cat(outputs, 1), torch.cat((after, kept + alpha * held_first), 1)
+    return torch.cat((out, spikes + beta * first), 1), torch.cat((after, kept + alpha * held), 1)
 
 
 def reverse(
