@@ -2,7 +2,7 @@
 
 # pyright: basic
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,15 @@ def test_a_network_learns_in_float32() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    """torch.compile takes a size that it sees change, from test to test too, as dynamic."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_torch_compile_trains_the_network() -> None:
     model, x = Layered().double(), input_of(Layered, torch.float64)
