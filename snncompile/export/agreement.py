@@ -23,6 +23,7 @@ from snncompile.export.reference import Run
 from snncompile.export.report import Agreement, Form
 from snncompile.export.tracing import is_function
 from snncompile.ir.names import place
+from snncompile.ir.neurons import reversible_lif
 from snncompile.ir.program import Program, is_spiking
 from snncompile.ir.surrogates import fire
 
@@ -37,11 +38,19 @@ _COMPARISONS = frozenset(
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where a step decides by a threshold: what is compared, and what comes of it."""
+    """Where a step decides by a threshold.
+
+    Attributes:
+        node: What decides.
+        compared: What it decides on.
+        decision: What comes of it.
+        real: Decisions are part of real numbers, in which rounding is no other decision.
+    """
 
     node: fx.Node
     compared: tuple[fx.Node, ...]
     decision: fx.Node
+    real: bool = False
 
 
 def thresholds(program: Program) -> list[Threshold]:
@@ -49,10 +58,11 @@ def thresholds(program: Program) -> list[Threshold]:
     found: list[Threshold] = []
     for node in program.step.nodes:
         compared = tuple(n for n in node.all_input_nodes if isinstance(n.meta["val"], Tensor))
-        if is_spiking(node):
+        real = node.target is reversible_lif
+        if real or is_spiking(node):
             spikes = [u for u in node.users if u.target is operator.getitem and u.args[1] == 0]
             current = tuple(n for n in compared if n.op != "get_attr" and n is node.args[0])
-            found += [Threshold(node, current, user) for user in spikes[:1]]
+            found += [Threshold(node, current, user, real) for user in spikes[:1]]
         elif node.target in _COMPARISONS or node.target is fire or is_function(node.target):
             found.append(Threshold(node, compared, node))
     return found
@@ -133,6 +143,8 @@ class Comparison:
         wanted, got = watched[threshold.decision].numpy(), seen[threshold.decision]
         self._spikes += wanted.size
         differs = wanted != got
+        if threshold.real:
+            differs = ~(np.abs(wanted - got) <= ROUNDING * _scale(wanted))
         if differs.any():
             rows = self._rows(wanted)
             self._moved += int(differs[rows].sum())

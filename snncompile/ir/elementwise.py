@@ -10,7 +10,7 @@ from torch import fx
 from torch.nn import functional
 
 from snncompile.ir.accumulation import difference, settled, shifted
-from snncompile.ir.neurons import NEURONS
+from snncompile.ir.neurons import ELEMENTWISE
 from snncompile.ir.surrogates import fire
 
 _FUNCTIONS: frozenset[Callable[..., Any]] = frozenset(
@@ -28,7 +28,7 @@ _FUNCTIONS: frozenset[Callable[..., Any]] = frozenset(
         functional.relu, functional.relu6, functional.leaky_relu, functional.gelu,
         functional.silu, functional.elu, functional.softplus, functional.sigmoid,
         functional.tanh, functional.hardtanh, functional.dropout, functional.hardsigmoid,
-        functional.hardswish, fire, settled, shifted, difference, *NEURONS,
+        functional.hardswish, fire, settled, shifted, difference, *ELEMENTWISE,
     )
 )  # fmt: skip
 _METHODS = frozenset(("to", "type_as", "masked_fill"))

@@ -32,13 +32,14 @@ from snncompile.ir.charges import (
 )
 from snncompile.ir.counts import rounded
 from snncompile.ir.resets import DelayedReset, Hard, Keep, Reset, Subtract
+from snncompile.ir.reversible import reversible_lif
 from snncompile.ir.surrogates import Surrogate, fire
 
 __all__ = [
-    "NEURONS", "SPIKING", "Blend", "Charge", "Charged", "Decay", "DelayedReset", "Euler",
-    "EulerBox", "Hard", "Integrate", "Keep", "Leak", "LeakRate", "Number", "Relax", "RelaxRate",
-    "Reset", "Subtract", "accumulate", "accumulating", "adaptive_lif", "delayed_lif",
-    "integer_lif", "integrator", "lif", "rectified_lif", "synaptic_current",
+    "ELEMENTWISE", "NEURONS", "SPIKING", "Blend", "Charge", "Charged", "Decay", "DelayedReset",
+    "Euler", "EulerBox", "Hard", "Integrate", "Keep", "Leak", "LeakRate", "Number", "Relax",
+    "RelaxRate", "Reset", "Subtract", "accumulate", "accumulating", "adaptive_lif", "delayed_lif",
+    "integer_lif", "integrator", "lif", "rectified_lif", "reversible_lif", "synaptic_current",
 ]  # fmt: skip
 
 
@@ -274,7 +275,7 @@ def synaptic_current(
     return state, state + -decay * state + current
 
 
-NEURONS: tuple[Callable[..., tuple[Tensor, ...]], ...] = (
+ELEMENTWISE: tuple[Callable[..., tuple[Tensor, ...]], ...] = (
     lif,
     rectified_lif,
     integer_lif,
@@ -285,7 +286,10 @@ NEURONS: tuple[Callable[..., tuple[Tensor, ...]], ...] = (
     accumulate,
     accumulating,
 )
-"""Every neuron of the IR; all are elementwise over [N, ...]."""
+"""The neurons that act on every element of [N, ...] by itself."""
+
+NEURONS = (*ELEMENTWISE, reversible_lif)
+"""Every neuron of the IR."""
 
 SPIKING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif, accumulating)
 """Those whose first output is spikes."""

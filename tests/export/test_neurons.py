@@ -25,6 +25,7 @@ from snncompile.ir.charges import (
     Relax,
     RelaxRate,
 )
+from snncompile.ir.grids import Grid
 from snncompile.ir.program import Program
 from snncompile.ir.resets import Hard, Keep, Subtract
 from snncompile.ir.surrogates import Surrogate, fire
@@ -98,6 +99,11 @@ CASES: list[tuple[Neuron, dict[str, Any]]] = [
     *(
         (neurons.synaptic_current, {"decay": 0.75, "order": order})
         for order in ("decay_then_add", "add_then_decay", "delay")
+    ),
+    *(
+        (neurons.reversible_lif, {"charge": Relax(2.0), "reset": reset, **FIRES, **coupling})
+        for reset in (Hard(), Subtract())
+        for coupling in ({"grid": Grid(8, 1.0)}, {"alpha": 0.5, "beta": 0.5, "anchors": 2})
     ),
 ]  # fmt: skip
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from snncompile.ir.charges import Leak
 from snncompile.ir.program import Program
+from snncompile.ir.resets import Hard
 from snncompile.ir.text import text
 from snncompile.passes import PASSES
 from snncompile.rewrite import Pass, copy_program
@@ -39,8 +41,19 @@ def normalised() -> Program:
     return step.program(step.lif(step.module("norm", step.module("conv", x)), membrane, "lif"))
 
 
+def hard_reset() -> Program:
+    """A Linear layer and a LIF neuron that starts anew after a spike."""
+    torch.manual_seed(0)
+    root = dyadic_(nn.ModuleDict({"w": nn.Linear(4, 2)}), 4.0)
+    step = Step(root)
+    x, membrane = step.input("x", 4), step.state("v", 2)
+    current = step.module("w", x)
+    return step.program(step.lif(current, membrane, "lif", charge=Leak(2.0), reset=Hard()))
+
+
 EXAMPLES: dict[str, Callable[[], Program]] = {
     "fuse-batchnorm": normalised,
+    "reversible": hard_reset,
     "saf": lambda: feedforward((3, 4, 2)),
 }
 """The smallest program that each pass rewrites, with dyadic parameters."""
