@@ -54,13 +54,11 @@ LEAKY: Mapping[type[Charge], Callable[[Any], Leaky]] = {
 
 
 def leaky(charge: Charge) -> Leaky:
-    """The charge as a leaky sum.
+    """The charge as a leaky sum, its resting potential taken to be 0.
 
     Raises:
-        ValueError: It is none: `Charged` hides its leak, and others may rest elsewhere than at 0.
+        KeyError: It is none: `Charged` hides its leak.
     """
-    if not is_leaky(charge):
-        raise ValueError(f"{charge} is no leaky sum of currents")
     return LEAKY[type(charge)](charge)
 
 

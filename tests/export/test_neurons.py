@@ -66,6 +66,15 @@ CASES: list[tuple[Neuron, dict[str, Any]]] = [
         for strict in (False, True)
     ),
     (neurons.lif, {"charge": Decay(0.5), "reset": Hard(), **FIRES, "detach_membrane": True}),
+    (neurons.accumulate, {"charge": Decay(0.5)}),
+    *(
+        (neurons.accumulating, {"neuron": neurons.lif, "charge": charge, "reset": Subtract(), **FIRES})
+        for charge in (Decay(0.5), Leak(4.0), Relax(2.0))
+    ),
+    (
+        neurons.accumulating,
+        {"neuron": neurons.delayed_lif, "charge": Decay(0.5), "reset": "subtract", **FIRES},
+    ),
     (
         neurons.lif,
         {"charge": Decay(0.5), "reset": Hard(), "threshold": 1.0,
