@@ -6,11 +6,12 @@ if __name__ != "snncompile.passes":
 from difflib import get_close_matches
 
 from snncompile.errors import InputError
+from snncompile.passes.binarize import Binarize
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
 from snncompile.passes.saf import SAF
 from snncompile.rewrite import Pass
 
-PASSES: tuple[type[Pass], ...] = (FuseBatchNorm, SAF)
+PASSES: tuple[type[Pass], ...] = (FuseBatchNorm, SAF, Binarize)
 """Every pass."""
 
 BY_NAME: dict[str, type[Pass]] = {item.name: item for item in PASSES}

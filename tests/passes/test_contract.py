@@ -39,8 +39,25 @@ def normalised() -> Program:
     return step.program(step.lif(step.module("norm", step.module("conv", x)), membrane, "lif"))
 
 
+def layered() -> Program:
+    """A stem, a layer between neurons, a classifier; a channel's weights have a mean of 1/2."""
+    torch.manual_seed(0)
+    widths = {"stem": 4, "inner": 4, "head": 2}
+    root = dyadic_(nn.ModuleDict({key: nn.Linear(4, n) for key, n in widths.items()}), 4.0)
+    with torch.no_grad():
+        weight = root.get_parameter("inner.weight")
+        weight.copy_(torch.tensor([0.25, 0.75, 0.5, 0.5]).copysign(weight))
+    step = Step(root)
+    value = step.input("x", 4)
+    membranes = [step.state(label, 4) for label in "ab"]
+    for key, label, membrane in zip(widths, "ab", membranes, strict=False):
+        value = step.lif(step.module(key, value), membrane, label)
+    return step.program(step.module("head", value))
+
+
 EXAMPLES: dict[str, Callable[[], Program]] = {
     "fuse-batchnorm": normalised,
+    "binarize": layered,
     "saf": lambda: feedforward((3, 4, 2)),
 }
 """The smallest program that each pass rewrites, with dyadic parameters."""
