@@ -8,10 +8,11 @@ from difflib import get_close_matches
 from snncompile.errors import InputError
 from snncompile.passes.binarize import Binarize
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
+from snncompile.passes.multi_precision import MultiPrecision
 from snncompile.passes.saf import SAF
 from snncompile.rewrite import Pass
 
-PASSES: tuple[type[Pass], ...] = (FuseBatchNorm, SAF, Binarize)
+PASSES: tuple[type[Pass], ...] = (FuseBatchNorm, SAF, Binarize, MultiPrecision)
 """Every pass."""
 
 BY_NAME: dict[str, type[Pass]] = {item.name: item for item in PASSES}

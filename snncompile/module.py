@@ -134,6 +134,7 @@ class Transformed(nn.Module):
     ) -> Compiled:
         program = capture(self.original, args, kwargs, time_steps=self.time_steps)
         run_passes(program, self.passes)
+        self._continue(program)
         made = ready(program, self.schedule, mode, pytree.tree_leaves((args, kwargs)))
         self._compiled.append(made)
         self._share(program.root)
@@ -141,6 +142,17 @@ class Transformed(nn.Module):
             self.load_state_dict(self._weights)
         self._weights = None
         return made
+
+    def _continue(self, program: Program) -> None:
+        """Let a program whose passes gave it a root of its own use that of the one before.
+
+        What was trained meanwhile is there, and so are the mode and the optimizer's parameters.
+        """
+        if program.root is self.original or not self._compiled:
+            return
+        earlier = self._compiled[-1].program.root
+        if list(earlier.state_dict()) == list(program.root.state_dict()):
+            program.root = earlier
 
     def train(self, mode: bool = True) -> Self:
         """Set train or eval mode, of the original too."""

@@ -31,6 +31,7 @@ from snncompile.ir.charges import (
     RelaxRate,
 )
 from snncompile.ir.counts import rounded
+from snncompile.ir.graded import multi_precision, stateless_multi_precision
 from snncompile.ir.resets import DelayedReset, Hard, Keep, Reset, Subtract
 from snncompile.ir.surrogates import Surrogate, fire
 
@@ -38,7 +39,8 @@ __all__ = [
     "NEURONS", "SPIKING", "Blend", "Charge", "Charged", "Decay", "DelayedReset", "Euler",
     "EulerBox", "Hard", "Integrate", "Keep", "Leak", "LeakRate", "Number", "Relax", "RelaxRate",
     "Reset", "Subtract", "accumulate", "accumulating", "adaptive_lif", "delayed_lif",
-    "integer_lif", "integrator", "lif", "rectified_lif", "synaptic_current",
+    "integer_lif", "integrator", "lif", "multi_precision", "rectified_lif",
+    "stateless_multi_precision", "synaptic_current",
 ]  # fmt: skip
 
 
@@ -284,8 +286,13 @@ NEURONS: tuple[Callable[..., tuple[Tensor, ...]], ...] = (
     synaptic_current,
     accumulate,
     accumulating,
+    multi_precision,
+    stateless_multi_precision,
 )
 """Every neuron of the IR; all are elementwise over [N, ...]."""
 
-SPIKING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif, accumulating)
+GRADED = (multi_precision, stateless_multi_precision)
+"""Those whose spikes have a size, a multiple of `unit` if `levels` is given."""
+
+SPIKING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif, accumulating, *GRADED)
 """Those whose first output is spikes."""

@@ -55,10 +55,19 @@ def layered() -> Program:
     return step.program(step.module("head", value))
 
 
+def fed() -> Program:
+    """A layer and its neuron."""
+    torch.manual_seed(0)
+    step = Step(dyadic_(nn.ModuleDict({"fc": nn.Linear(4, 8)}), 4.0))
+    x, membrane = step.input("x", 4), step.state("lif", 8)
+    return step.program(step.lif(step.module("fc", x), membrane, "lif"))
+
+
 EXAMPLES: dict[str, Callable[[], Program]] = {
     "fuse-batchnorm": normalised,
     "binarize": layered,
     "saf": lambda: feedforward((3, 4, 2)),
+    "multi-precision": fed,
 }
 """The smallest program that each pass rewrites, with dyadic parameters."""
 
