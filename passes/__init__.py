@@ -7,12 +7,13 @@ from difflib import get_close_matches
 
 from snncompile.errors import InputError
 from snncompile.passes.binarize import Binarize
+from snncompile.passes.deploy import Deploy
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
 from snncompile.passes.multi_precision import MultiPrecision
 from snncompile.passes.saf import SAF
 from snncompile.rewrite import Pass
 
-PASSES: tuple[type[Pass], ...] = (FuseBatchNorm, SAF, Binarize, MultiPrecision)
+PASSES: tuple[type[Pass], ...] = (FuseBatchNorm, SAF, Binarize, MultiPrecision, Deploy)
 """Every pass."""
 
 BY_NAME: dict[str, type[Pass]] = {item.name: item for item in PASSES}

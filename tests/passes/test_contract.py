@@ -15,6 +15,7 @@ from torch import nn
 from snncompile.ir.program import Program
 from snncompile.ir.text import text
 from snncompile.passes import PASSES
+from snncompile.passes.binarize import Binarize
 from snncompile.rewrite import Pass, copy_program
 from tests.passes.plain_loop import assert_active, double, run
 from tests.programs import Step, dyadic_, feedforward
@@ -63,11 +64,22 @@ def fed() -> Program:
     return step.program(step.lif(step.module("fc", x), membrane, "lif"))
 
 
+def binary() -> Program:
+    """A binary convolution and a BatchNorm whose folding is exact, and a neuron."""
+    program = normalised()
+    weight = program.root.get_parameter("conv.weight")
+    with torch.no_grad():
+        weight.copy_(torch.full_like(weight, 0.5).copysign(weight))
+    Binarize(layers=("conv",))(program)
+    return program
+
+
 EXAMPLES: dict[str, Callable[[], Program]] = {
     "fuse-batchnorm": normalised,
     "binarize": layered,
     "saf": lambda: feedforward((3, 4, 2)),
     "multi-precision": fed,
+    "deploy": binary,
 }
 """The smallest program that each pass rewrites, with dyadic parameters."""
 
