@@ -69,7 +69,7 @@ from torch import Tensor, fx
 from snncompile.errors import PassRefusedError
 from snncompile.ir.program import Program
 from snncompile.ir.quantised import binarized, ternarized
-from snncompile.ir.synapses import Synapse, as_function, inner, synapses
+from snncompile.ir.weights import Synapse, as_function, inner, synapses
 from snncompile.rewrite import Keeps, Pass
 
 

@@ -40,6 +40,9 @@ After::
 `online` makes what comes from the step before a constant in the backward pass. A neuron that fires
 passes no gradient to its membrane in any case, so this changes what silent ones do.
 
+There is no surrogate: a neuron that never reaches its threshold learns nothing. Currents want a
+BatchNorm, as they have in the paper.
+
 `bits` rounds what is emitted to quarters, at most 2^bits - 1 of them; the gradient does not see
 that. `norm` adds a BatchNorm of the membrane before it fires, one a step. `stateless` is the share
 of neuron layers without a membrane, spread evenly over the network, which emit

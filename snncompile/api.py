@@ -48,13 +48,15 @@ def transform(
         PassRefusedError: A pass does not apply; names the node, the reason and the way out.
         InputError: An unknown pass or schedule.
     """
-    chosen = _passes(passes)
+    chosen, earlier = _passes(passes), model
     if isinstance(model, Transformed):
         chosen = (*model.passes, *chosen)
         time_steps = model.time_steps if time_steps is None else time_steps
         model = model.original
     _check_schedule(schedule)
     transformed = Transformed(model, chosen, schedule, time_steps)
+    if isinstance(earlier, Transformed):
+        transformed.continue_from(earlier)
     if example_inputs is not None:
         args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
         transformed.program_for(*args)

@@ -50,6 +50,7 @@ class Transformed(nn.Module):
         self.training = model.training
         self._compiled: list[Compiled] = []
         self._hidden: dict[str, Tensor] = {}
+        self._earlier: dict[int, nn.Module] = {}
         self._weights: dict[str, Any] | None = None
         self._share(model)
 
@@ -133,8 +134,9 @@ class Transformed(nn.Module):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: tuple[bool, ...]
     ) -> Compiled:
         program = capture(self.original, args, kwargs, time_steps=self.time_steps)
-        run_passes(program, self.passes)
-        self._continue(program)
+        run_passes(program, self.passes, self._earlier)
+        if program.root is not self.original:
+            self._earlier[len(self.passes)] = program.root
         made = ready(program, self.schedule, mode, pytree.tree_leaves((args, kwargs)))
         self._compiled.append(made)
         self._share(program.root)
@@ -143,16 +145,16 @@ class Transformed(nn.Module):
         self._weights = None
         return made
 
-    def _continue(self, program: Program) -> None:
-        """Let a program whose passes gave it a root of its own use that of the one before.
+    def continue_from(self, other: "Transformed") -> None:
+        """Go on from what another network learned; its passes are the first of this one's.
 
-        What was trained meanwhile is there, and so are the mode and the optimizer's parameters.
+        Args:
+            other: A network of the same model, whose parameters this one shares as far as its own
+                passes leave them.
         """
-        if program.root is self.original or not self._compiled:
-            return
-        earlier = self._compiled[-1].program.root
-        if list(earlier.state_dict()) == list(program.root.state_dict()):
-            program.root = earlier
+        self._earlier = dict(other._earlier)  # pyright: ignore[reportPrivateUsage]
+        if other._compiled:
+            self._earlier[len(other.passes)] = other.program.root
 
     def train(self, mode: bool = True) -> Self:
         """Set train or eval mode, of the original too."""

@@ -7,7 +7,7 @@ rewritten in place: `copy_program` first to keep one, and `own_root` before para
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NoReturn, TypeAlias
 
@@ -94,12 +94,16 @@ class Pass(ABC):
         raise NodeRefusedError(f"{self.name}: {place(node)} {problem}. {fix}.", node)
 
 
-def run_passes(program: Program, passes: Sequence[Pass]) -> None:
+def run_passes(
+    program: Program, passes: Sequence[Pass], earlier: Mapping[int, nn.Module] | None = None
+) -> None:
     """Run passes one after the other, in place.
 
     Args:
         program: The program; copy it first to have it whole after an error.
         passes: The passes, in order.
+        earlier: By a number of passes, the root that these made of the same model before: it is
+            taken up, with all that was trained in it meanwhile.
 
     Raises:
         PassRefusedError: A pass does not apply. Its notes say which pass of how many it was and
@@ -114,6 +118,14 @@ def run_passes(program: Program, passes: Sequence[Pass]) -> None:
             if isinstance(error, NodeRefusedError):
                 error.add_note(text(program, mark=error.node))
             raise
+        if earlier and number in earlier:
+            _take_up(program, earlier[number])
+
+
+def _take_up(program: Program, root: nn.Module) -> None:
+    """Use a root of an earlier program, if it has the same parameters."""
+    if list(root.state_dict()) == list(program.root.state_dict()):
+        program.root = root
 
 
 def copy_program(program: Program) -> Program:

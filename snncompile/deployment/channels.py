@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from snncompile.deployment.frozen import Frozen
 from snncompile.ir.program import Program, value_of
 from snncompile.ir.quantised import binarized, binary_parts, ternary_parts
-from snncompile.ir.synapses import Synapse, synapses
+from snncompile.ir.weights import Synapse, synapses
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

@@ -15,8 +15,8 @@ import snncompile
 from snncompile.errors import PassRefusedError
 from snncompile.ir.program import Program
 from snncompile.ir.quantised import QUANTISED, binarized, ternarized
-from snncompile.ir.synapses import synapses
 from snncompile.ir.text import text
+from snncompile.ir.weights import synapses
 from snncompile.nn import LIF
 from snncompile.passes.binarize import Binarize
 from snncompile.rewrite import copy_program

@@ -30,6 +30,9 @@ from tests.programs import Step, convolutional
 FOLDED = 1e-12
 """In float64: the same sums and products in another order."""
 
+FLOAT32 = 1e-4
+"""The same in float32, without emissions that fall on the other side of a half."""
+
 EVERYTHING = MultiPrecision(steps=3, bits=4, norm=True, attention=True, stateless=0.5)
 
 
@@ -55,24 +58,7 @@ def pair(
     lively_(model).double().eval()
     before = snncompile.transform(model, passes, example_inputs=x, schedule=schedule)
     learned_(before)
-    trained = before.state_dict()
-
-    class Trained(Pass):
-        """Loads what was learned."""
-
-        name = "trained"
-        keeps = "interface"
-
-        def requires(self, program: Program) -> None:
-            """Nothing."""
-
-        def apply(self, program: Program) -> int:
-            program.root.load_state_dict(trained)
-            return 0
-
-    after = snncompile.transform(
-        model, [*passes, Trained(), Deploy()], example_inputs=x, schedule=schedule
-    )
+    after = snncompile.transform(before, "deploy", example_inputs=x, schedule=schedule)
     return before, after
 
 
@@ -339,6 +325,23 @@ def test_a_norm_away_from_its_membrane_is_refused() -> None:
         "deploy: %norm (module norm) is not between the charge and the threshold of one neuron. "
         "Apply deploy right after multi-precision."
     )
+
+
+def test_deploying_goes_on_from_what_was_trained() -> None:
+    torch.manual_seed(1)
+    x = torch.rand(4, 2, 2, 8, 8)
+    fast = snncompile.transform(lively_(VGG()).train(), [EVERYTHING, Binarize()], example_inputs=x)
+    optimizer = torch.optim.SGD(fast.parameters(), lr=0.1)
+    for _ in range(2):
+        torch.autograd.backward(fast(x).square().mean())
+        optimizer.step()
+    fast.eval()
+
+    slim = snncompile.transform(fast, "deploy", example_inputs=x)
+    copied = snncompile.transform(pickle.loads(pickle.dumps(fast)), "deploy", example_inputs=x)
+
+    torch.testing.assert_close(slim(x), fast(x), rtol=FLOAT32, atol=FLOAT32)
+    torch.testing.assert_close(copied(x), slim(x), rtol=0, atol=0)
 
 
 def test_a_pickled_deployed_network_computes_the_same() -> None:

@@ -1,4 +1,4 @@
-"""Synapses: the linear maps and convolutions of a step, whether layers or calls of functions."""
+"""Where the weights of a step are: its linear maps and convolutions, layers or calls."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias, cast
