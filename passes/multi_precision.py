@@ -70,7 +70,15 @@ from snncompile.errors import PassRefusedError
 from snncompile.ir.names import value_name
 from snncompile.ir.program import Program
 from snncompile.precision.options import Options
-from snncompile.precision.sites import Site, neurons, readers, shape_of, sites, state_of
+from snncompile.precision.sites import (
+    Site,
+    is_replaceable,
+    neurons,
+    readers,
+    shape_of,
+    sites,
+    state_of,
+)
 from snncompile.precision.writer import Writer
 from snncompile.rewrite import Keeps, Pass
 
@@ -88,9 +96,9 @@ class MultiPrecision(Options, Pass):
     def requires(self, program: Program) -> None:
         """Every spiking neuron has one membrane, a state; what loses it is not read elsewhere."""
         for node in neurons(program):
-            if len(node.args) != 2:  # noqa: PLR2004
-                problem = "has more states than a membrane"
-                self.refuse(node, problem, fix="Use a neuron without them, such as a LIF")
+            if not is_replaceable(node):
+                problem = "keeps more than a membrane, or another one than it fires by"
+                self.refuse(node, problem, fix="Use a LIF, and this pass before others")
             if state_of(program, node) is None:
                 problem = "reads a membrane that is no state of the step"
                 self.refuse(node, problem, fix="Hand it the membrane of the step before")

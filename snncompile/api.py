@@ -31,7 +31,7 @@ def transform(
 
     Args:
         model: A spiking network of a supported library or of plain torch, or what an earlier
-            `transform` returned.
+            `transform` returned: its passes come first, and what it learned is kept.
         passes: The name of a pass, a pass object with options, or a list of them in order; the
             empty list only captures the model and runs it under the schedule.
         example_inputs: Arguments of one call, to capture at once; otherwise the first call does.

@@ -6,11 +6,18 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import fx
 
-from snncompile.ir.neurons import adaptive_lif, delayed_lif, integer_lif, lif, rectified_lif
+from snncompile.ir.neurons import (
+    GRADED,
+    SPIKING,
+    delayed_lif,
+    integer_lif,
+    lif,
+    rectified_lif,
+)
 from snncompile.ir.program import Program, value_of
 from snncompile.ir.spelling import is_getitem
 
-_FIRING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif)
+_FIRING = (lif, rectified_lif, integer_lif, delayed_lif)
 
 
 class Site(NamedTuple):
@@ -23,14 +30,19 @@ class Site(NamedTuple):
 def sites(program: Program) -> Iterator[Site]:
     """The neurons to replace, in the order of the step."""
     for node in neurons(program):
-        state = state_of(program, node)
+        state = state_of(program, node) if is_replaceable(node) else None
         if state is not None:
             yield Site(node, state)
 
 
 def neurons(program: Program) -> Iterator[fx.Node]:
     """The spiking neurons whose spikes have no size yet."""
-    return (node for node in program.neurons() if node.target in _FIRING)
+    return (n for n in program.neurons() if n.target in SPIKING and n.target not in GRADED)
+
+
+def is_replaceable(node: fx.Node) -> bool:
+    """Whether a neuron has a membrane that is charged and fires within its step."""
+    return node.target in _FIRING
 
 
 def state_of(program: Program, node: fx.Node) -> str | None:

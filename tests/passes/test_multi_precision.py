@@ -22,10 +22,11 @@ from snncompile.module import Transformed
 from snncompile.nn import LIF, SECA, reset
 from snncompile.passes.binarize import Binarize
 from snncompile.passes.multi_precision import MultiPrecision
+from snncompile.passes.saf import SAF
 from snncompile.precision.learned import MembraneNorm
 from snncompile.runtime.schedule import ScheduleName
 from tests.passes.networks import VGG, Network, Perceptron, PreActResNet18, lively_
-from tests.programs import Step, convolutional
+from tests.programs import Step, convolutional, feedforward
 from tests.reference import multi_precision as reference
 
 ROUNDING = 1e-12
@@ -386,9 +387,17 @@ def test_a_neuron_with_more_states_is_refused() -> None:
         MultiPrecision()(program)
 
     assert str(caught.value) == (
-        "multi-precision: %spikes (adaptive_lif of net.1) has more states than a membrane. Use a "
-        "neuron without them, such as a LIF."
+        "multi-precision: %spikes (adaptive_lif of net.1) keeps more than a membrane, or another "
+        "one than it fires by. Use a LIF, and this pass before others."
     )
+
+
+def test_accumulating_neurons_are_refused() -> None:
+    program = feedforward((4, 4, 4))
+    SAF()(program)
+
+    with pytest.raises(PassRefusedError, match="Use a LIF, and this pass before others"):
+        MultiPrecision()(program)
 
 
 def test_a_membrane_that_is_no_state_is_refused() -> None:
