@@ -6,12 +6,22 @@ if __name__ != "snncompile.passes":
 from difflib import get_close_matches
 
 from snncompile.errors import InputError
+from snncompile.passes.binarize import Binarize
+from snncompile.passes.deploy import Deploy
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
+from snncompile.passes.multi_precision import MultiPrecision
 from snncompile.passes.reversible import Reversible
 from snncompile.passes.saf import SAF
 from snncompile.rewrite import Pass
 
-PASSES: tuple[type[Pass], ...] = (FuseBatchNorm, Reversible, SAF)
+PASSES: tuple[type[Pass], ...] = (
+    FuseBatchNorm,
+    SAF,
+    Reversible,
+    Binarize,
+    MultiPrecision,
+    Deploy,
+)
 """Every pass."""
 
 BY_NAME: dict[str, type[Pass]] = {item.name: item for item in PASSES}

@@ -31,7 +31,7 @@ def transform(
 
     Args:
         model: A spiking network of a supported library or of plain torch, or what an earlier
-            `transform` returned.
+            `transform` returned: its passes come first, and what it learned is kept.
         passes: The name of a pass, a pass object with options, or a list of them in order; the
             empty list only captures the model and runs it under the schedule.
         example_inputs: Arguments of one call, to capture at once; otherwise the first call does.
@@ -48,13 +48,15 @@ def transform(
         PassRefusedError: A pass does not apply; names the node, the reason and the way out.
         InputError: An unknown pass or schedule.
     """
-    chosen = _passes(passes)
+    chosen, earlier = _passes(passes), model
     if isinstance(model, Transformed):
         chosen = (*model.passes, *chosen)
         time_steps = model.time_steps if time_steps is None else time_steps
         model = model.original
     _check_schedule(schedule)
     transformed = Transformed(model, chosen, schedule, time_steps)
+    if isinstance(earlier, Transformed):
+        transformed.continue_from(earlier)
     if example_inputs is not None:
         args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
         transformed.program_for(*args)

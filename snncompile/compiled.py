@@ -76,7 +76,7 @@ class Compiled:
         states, extras = self._initial(inputs, computed, hidden)
         held = list(states)
         del states
-        alone = self.program.gradient == "each-step"
+        alone = self.program.gradient in ("each-step", "random-step")
         for step in range(steps):
             if step and torch.is_grad_enabled() and self.program.prologue is not None:
                 with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]

@@ -50,6 +50,7 @@ class Transformed(nn.Module):
         self.training = model.training
         self._compiled: list[Compiled] = []
         self._hidden: dict[str, Tensor] = {}
+        self._earlier: dict[int, nn.Module] = {}
         self._weights: dict[str, Any] | None = None
         self._share(model)
 
@@ -133,7 +134,9 @@ class Transformed(nn.Module):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: tuple[bool, ...]
     ) -> Compiled:
         program = capture(self.original, args, kwargs, time_steps=self.time_steps)
-        run_passes(program, self.passes)
+        run_passes(program, self.passes, self._earlier)
+        if program.root is not self.original:
+            self._earlier[len(self.passes)] = program.root
         made = ready(program, self.schedule, mode, pytree.tree_leaves((args, kwargs)))
         self._compiled.append(made)
         self._share(program.root)
@@ -141,6 +144,17 @@ class Transformed(nn.Module):
             self.load_state_dict(self._weights)
         self._weights = None
         return made
+
+    def continue_from(self, other: "Transformed") -> None:
+        """Go on from what another network learned; its passes are the first of this one's.
+
+        Args:
+            other: A network of the same model, whose parameters this one shares as far as its own
+                passes leave them.
+        """
+        self._earlier = dict(other._earlier)  # pyright: ignore[reportPrivateUsage]
+        if other._compiled:
+            self._earlier[len(other.passes)] = other.program.root
 
     def train(self, mode: bool = True) -> Self:
         """Set train or eval mode, of the original too."""

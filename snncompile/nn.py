@@ -24,11 +24,12 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from snncompile.attention import SECA
 from snncompile.errors import InputError
 from snncompile.ir import neurons
 from snncompile.ir.surrogates import Surrogate
 
-__all__ = ["IF", "LIF", "LeakyIntegrator", "reset"]
+__all__ = ["IF", "LIF", "SECA", "LeakyIntegrator", "reset"]
 
 ResetName: TypeAlias = Literal["subtract", "zero", "none"]
 SurrogateName: TypeAlias = Literal["atan", "sigmoid", "fast_sigmoid", "rectangle", "triangle"]

@@ -7,17 +7,17 @@ rewritten in place: `copy_program` first to keep one, and `own_root` before para
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NoReturn, TypeAlias
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from snncompile.errors import InvalidProgramError, PassRefusedError
 from snncompile.ir.effects import has_effect
 from snncompile.ir.names import place
-from snncompile.ir.program import Program
+from snncompile.ir.program import Program, State, output_of
 from snncompile.ir.text import text
 from snncompile.ir.values import refresh
 from snncompile.ir.verifier import verify_program, verify_structure
@@ -94,12 +94,16 @@ class Pass(ABC):
         raise NodeRefusedError(f"{self.name}: {place(node)} {problem}. {fix}.", node)
 
 
-def run_passes(program: Program, passes: Sequence[Pass]) -> None:
+def run_passes(
+    program: Program, passes: Sequence[Pass], earlier: Mapping[int, nn.Module] | None = None
+) -> None:
     """Run passes one after the other, in place.
 
     Args:
         program: The program; copy it first to have it whole after an error.
         passes: The passes, in order.
+        earlier: By a number of passes, the root that these made of the same model before: it is
+            taken up, with all that was trained in it meanwhile.
 
     Raises:
         PassRefusedError: A pass does not apply. Its notes say which pass of how many it was and
@@ -114,6 +118,14 @@ def run_passes(program: Program, passes: Sequence[Pass]) -> None:
             if isinstance(error, NodeRefusedError):
                 error.add_note(text(program, mark=error.node))
             raise
+        if earlier and number in earlier:
+            _take_up(program, earlier[number])
+
+
+def _take_up(program: Program, root: nn.Module) -> None:
+    """Use a root of an earlier program, if it has the same parameters."""
+    if list(root.state_dict()) == list(program.root.state_dict()):
+        program.root = root
 
 
 def copy_program(program: Program) -> Program:
@@ -145,3 +157,62 @@ def own_root(program: Program) -> None:
         if isinstance(leaf, Tensor) and not leaf.is_leaf
     }
     program.root = copy.deepcopy(program.root, detached)
+
+
+def extend_root(program: Program, name: str, module: nn.Module) -> str:
+    """Give the program a root with one more module, all else being the model's own.
+
+    The user's model is still trained by training the program, but does not have the new module.
+
+    Args:
+        program: The program.
+        name: What the module is to be called.
+        module: The module.
+
+    Returns:
+        Its name, lengthened where the model uses that name itself.
+    """
+    old = program.root
+    while hasattr(old, name):
+        name += "_"
+    root = object.__new__(type(old))
+    root.__dict__ = {**old.__dict__, "_modules": {**old.__dict__["_modules"], name: module}}
+    program.root = root
+    return name
+
+
+def add_state(program: Program, state: State, value: Tensor) -> fx.Node:
+    """Add a state that keeps its value until `set_next` says otherwise.
+
+    Args:
+        program: The program.
+        state: The state; no placeholder has its name.
+        value: A fake tensor like it.
+
+    Returns:
+        Its placeholder.
+    """
+    with program.step.inserting_after(program.placeholders()[-1]):
+        node = program.step.placeholder(state.name)
+    node.meta["val"] = value
+    program.states = (*program.states, state)
+    outputs, following = output_of(program.step)
+    program.step.output_node().args = ((outputs, (*following, node)),)
+    return node
+
+
+def set_next(program: Program, name: str, value: fx.Node) -> None:
+    """Let a node compute the next value of the state of that name."""
+    outputs, following = output_of(program.step)
+    names = [state.name for state in program.states]
+    changed = [value if key == name else old for key, old in zip(names, following, strict=True)]
+    program.step.output_node().args = ((outputs, tuple(changed)),)
+
+
+def drop_state(program: Program, name: str) -> None:
+    """Remove the state of that name, which no node may read any more."""
+    outputs, following = output_of(program.step)
+    kept = [(s, v) for s, v in zip(program.states, following, strict=True) if s.name != name]
+    program.step.output_node().args = ((outputs, tuple(value for _, value in kept)),)
+    program.step.erase_node(program.placeholder(name))
+    program.states = tuple(state for state, _ in kept)

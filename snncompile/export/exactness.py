@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from snncompile.export.normalization import folded_batch_norm
 from snncompile.ir.names import place
-from snncompile.ir.neurons import integer_lif
+from snncompile.ir.neurons import GRADED, integer_lif
 from snncompile.ir.program import Program, is_neuron, is_spiking, output_of
 
 LARGEST_INPUT = 255
@@ -155,6 +155,10 @@ def _neuron(node: fx.Node) -> tuple[Known, ...]:
     states = (None,) * (len(node.meta["val"]) - 1)
     if not is_neuron(node) or not is_spiking(node):
         return (None, *states)
+    if node.target in GRADED:
+        unit: Any = node.kwargs.get("unit", 0.25)
+        levels: Any = node.kwargs["levels"]
+        return (grid_of(torch.tensor([unit, unit * levels])), *states)
     amplitude: Any = node.kwargs.get("gain", 1.0)
     if node.target is integer_lif:
         amplitude = node.kwargs["levels"]

@@ -240,6 +240,11 @@ def size(graph: GraphWriter, value: Value, dim: int) -> str:
     return graph.op("Shape", value.name, start=axis, end=axis + 1)
 
 
+def index_select(graph: GraphWriter, value: Value, dim: int, index: Value) -> str:
+    """The rows that a tensor of numbers names."""
+    return graph.op("Gather", value.name, index.name, axis=dim)
+
+
 SHAPES: Mapping[Callable[..., Any] | str, Recipe] = {
     torch.reshape: reshape,
     "view": reshape,
@@ -249,6 +254,7 @@ SHAPES: Mapping[Callable[..., Any] | str, Recipe] = {
     torch.permute: permute,
     torch.transpose: transpose,
     operator.getitem: getitem,
+    torch.index_select: index_select,
     torch.cat: concatenate,
     torch.concat: concatenate,
     torch.stack: stack,

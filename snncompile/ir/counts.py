@@ -1,4 +1,4 @@
-"""Counting: the number of spikes that a neuron which emits integers sends in one step."""
+"""Counting: the number of spikes, or of units, that a neuron sends in one step."""
 
 from typing import Any
 
@@ -37,3 +37,33 @@ def rounded(drive: Tensor, levels: float) -> Tensor:
         The counts, same shape and dtype.
     """
     return _RoundWithin.apply(drive, levels)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _InUnits(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(size: Tensor, levels: float, unit: float) -> Tensor:
+        return torch.clamp(torch.round(size / unit), 0, levels) * unit
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
+        """Nothing is kept: the gradient is the same everywhere."""
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        return grad_outputs[0], None, None
+
+
+def in_units(size: Tensor, levels: float, unit: float) -> Tensor:
+    """The nearest multiple of a unit, at most `levels` of it, with gradient 1 everywhere.
+
+    Args:
+        size: What is emitted, any shape; halves go to the even multiple.
+        levels: How many units at most.
+        unit: Their size.
+
+    Returns:
+        unit * clamp(round(size / unit), 0, levels), same shape and dtype.
+    """
+    return _InUnits.apply(size, levels, unit)  # type: ignore[no-untyped-call, no-any-return]

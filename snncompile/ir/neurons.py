@@ -31,6 +31,7 @@ from snncompile.ir.charges import (
     RelaxRate,
 )
 from snncompile.ir.counts import rounded
+from snncompile.ir.graded import multi_precision, stateless_multi_precision
 from snncompile.ir.resets import DelayedReset, Hard, Keep, Reset, Subtract
 from snncompile.ir.reversible import reversible_lif
 from snncompile.ir.surrogates import Surrogate, fire
@@ -39,7 +40,8 @@ __all__ = [
     "ELEMENTWISE", "NEURONS", "SPIKING", "Blend", "Charge", "Charged", "Decay", "DelayedReset",
     "Euler", "EulerBox", "Hard", "Integrate", "Keep", "Leak", "LeakRate", "Number", "Relax",
     "RelaxRate", "Reset", "Subtract", "accumulate", "accumulating", "adaptive_lif", "delayed_lif",
-    "integer_lif", "integrator", "lif", "rectified_lif", "reversible_lif", "synaptic_current",
+    "integer_lif", "integrator", "lif", "multi_precision", "rectified_lif", "reversible_lif",
+    "stateless_multi_precision", "synaptic_current",
 ]  # fmt: skip
 
 
@@ -285,11 +287,16 @@ ELEMENTWISE: tuple[Callable[..., tuple[Tensor, ...]], ...] = (
     synaptic_current,
     accumulate,
     accumulating,
+    multi_precision,
+    stateless_multi_precision,
 )
 """The neurons that act on every element of [N, ...] by itself."""
 
 NEURONS = (*ELEMENTWISE, reversible_lif)
 """Every neuron of the IR."""
 
-SPIKING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif, accumulating)
+GRADED = (multi_precision, stateless_multi_precision)
+"""Those whose spikes have a size, a multiple of `unit` if `levels` is given."""
+
+SPIKING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif, accumulating, *GRADED)
 """Those whose first output is spikes."""

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from snncompile.ir.neurons import NEURONS, SPIKING
+from snncompile.ir.neurons import GRADED, NEURONS, SPIKING
 
 Dimension: TypeAlias = int | str
 """A size of a shape: an int, or "N" for the batch, or an expression in N such as "4*N"."""
 
 
-Gradient: TypeAlias = Literal["through-time", "each-step", "last-step"]
+Gradient: TypeAlias = Literal["through-time", "each-step", "last-step", "random-step"]
 """Which way a program's gradient goes: back through all steps; within every step, what comes from
-the step before being constant; or within the last step only."""
+the step before being constant; within the last step only; or within one step drawn at random,
+which is also the last that runs in training mode."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,10 @@ def is_neuron(node: fx.Node) -> bool:
 
 
 def is_spiking(node: fx.Node) -> bool:
-    """Whether the node calls a neuron whose first output is spikes."""
-    return node.op == "call_function" and node.target in SPIKING
+    """Whether the node calls a neuron whose first output is spikes, of a countable size."""
+    if node.op != "call_function" or node.target not in SPIKING:
+        return False
+    return node.target not in GRADED or node.kwargs.get("levels") is not None
 
 
 def origin(node: fx.Node) -> str:

@@ -30,7 +30,7 @@ from snncompile.ir.spelling import Spelling, Symbols, is_getitem
 
 _COMMENT_COLUMN = 48
 
-_GRADIENT = {"each-step": "each step", "last-step": "the last step"}
+_GRADIENT = {"each-step": "each step", "last-step": "the last step", "random-step": "a random step"}
 
 
 def text(program: Program, mark: fx.Node | None = None) -> str:

@@ -89,6 +89,23 @@ def run_last_step(call: Call) -> Results:
     return call.results(last)
 
 
+def run_random_step(call: Call) -> Results:
+    """Run up to a step drawn from torch's generator, which alone has a gradient; none runs after.
+
+    The expected gradient is the mean of those of the steps (Hao et al., 2024, arXiv:2410.07547).
+
+    Returns:
+        The outputs, reduced over the drawn step alone, and the states after it.
+    """
+    drawn = int(torch.randint(call.steps, ()))
+    states = call.states
+    if drawn:
+        with torch.no_grad():
+            earlier = call.between(0, drawn, states).execute()
+        states = tuple(earlier.states[name] for name in call.plan.states)
+    return run(call.between(drawn, drawn + 1, states))
+
+
 def _continued(earlier: Value, later: Value, way: Gathering) -> Value:
     """What was gathered over all steps, from what was over those before the last and over it."""
     if way == "last":

@@ -24,6 +24,7 @@ from snncompile.runtime.online import (
     run,
     run_each_step,
     run_last_step,
+    run_random_step,
     runs_again,
     single,
 )
@@ -127,6 +128,8 @@ class Runner:
             return run
         if self.program.gradient == "last-step":
             return run_last_step
+        if self.program.gradient == "random-step":
+            return run_random_step if self.program.root.training else run
         alone = call.tile == 1 < call.steps and not torch.compiler.is_compiling()
         return run_each_step if alone and runs_again(call) else run
 

@@ -63,10 +63,11 @@ def membranes(
         outputs: Its output and its states after each step, each [T, N, ...].
 
     Returns:
-        The membranes; None where its settings depend on the input and they cannot be told.
+        The membranes; None where it has none, or where its settings depend on the input and they
+        cannot be told.
     """
     if node.target is not accumulating:
-        return outputs[1]
+        return outputs[1] if len(outputs) > 1 else None
     settings = {name: node.kwargs[name] for name in ("charge", "threshold", "reset")}
     known: Any = map_arg(settings, lambda n: _constant(program, n))
     if any(leaf is None for leaf in pytree.tree_leaves(known)):

@@ -114,13 +114,22 @@ CASES: list[tuple[Neuron, dict[str, Any]]] = [
         for reset in (Hard(), Subtract())
         for coupling in ({"grid": Grid(8, 1.0)}, {"alpha": 0.5, "beta": 0.5, "anchors": 2})
     ),
+    *(
+        (neurons.multi_precision, {"charge": Decay(0.5), "threshold": 0.5, "levels": levels})
+        for levels in (None, 15.0, 3.0)
+    ),
+    *(
+        (neurons.stateless_multi_precision, {"threshold": 0.5, "levels": levels})
+        for levels in (None, 15.0)
+    ),
 ]  # fmt: skip
 
 
 def program_of(function: Neuron, settings: dict[str, Any]) -> tuple[Program, int]:
     """One neuron, driven by the input."""
     step = Step(nn.Module())
-    count = 2 if function is neurons.adaptive_lif else 1
+    counts = {neurons.adaptive_lif: 2, neurons.stateless_multi_precision: 0}
+    count = counts.get(function, 1)
     x = step.input("x", WIDTH)
     held = [step.state(f"state{i}", WIDTH) for i in range(count)]
     node = step.call(function, x, *held, **settings)

@@ -17,6 +17,7 @@ from snncompile.ir.program import Program
 from snncompile.ir.resets import Hard
 from snncompile.ir.text import text
 from snncompile.passes import PASSES
+from snncompile.passes.binarize import Binarize
 from snncompile.rewrite import Pass, copy_program
 from tests.passes.plain_loop import assert_active, double, run
 from tests.programs import Step, dyadic_, feedforward
@@ -51,10 +52,44 @@ def hard_reset() -> Program:
     return step.program(step.lif(current, membrane, "lif", charge=Leak(2.0), reset=Hard()))
 
 
+def layered() -> Program:
+    """A stem, a layer between neurons, a classifier; a channel's weights have a mean of 1/2."""
+    widths = {"stem": 4, "inner": 4, "head": 2}
+    root = dyadic_(nn.ModuleDict({key: nn.Linear(4, n) for key, n in widths.items()}), 4.0)
+    with torch.no_grad():
+        weight = root.get_parameter("inner.weight")
+        weight.copy_(torch.tensor([0.25, 0.75, 0.5, 0.5]).copysign(weight))
+    value = step.input("x", 4)
+    membranes = [step.state(label, 4) for label in "ab"]
+    for key, label, membrane in zip(widths, "ab", membranes, strict=False):
+        value = step.lif(step.module(key, value), membrane, label)
+    return step.program(step.module("head", value))
+
+
+def fed() -> Program:
+    """A layer and its neuron."""
+    step = Step(dyadic_(nn.ModuleDict({"fc": nn.Linear(4, 8)}), 4.0))
+    x, membrane = step.input("x", 4), step.state("lif", 8)
+    return step.program(step.lif(step.module("fc", x), membrane, "lif"))
+
+
+def binary() -> Program:
+    """A binary convolution and a BatchNorm whose folding is exact, and a neuron."""
+    program = normalised()
+    weight = program.root.get_parameter("conv.weight")
+    with torch.no_grad():
+        weight.copy_(torch.full_like(weight, 0.5).copysign(weight))
+    Binarize(layers=("conv",))(program)
+    return program
+
+
 EXAMPLES: dict[str, Callable[[], Program]] = {
     "fuse-batchnorm": normalised,
     "reversible": hard_reset,
+    "binarize": layered,
     "saf": lambda: feedforward((3, 4, 2)),
+    "multi-precision": fed,
+    "deploy": binary,
 }
 """The smallest program that each pass rewrites, with dyadic parameters."""
 

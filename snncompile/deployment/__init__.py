@@ -1,0 +1,1 @@
+"""What inference needs of a trained program: numbers that are known, folded into few."""
