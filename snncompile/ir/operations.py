@@ -18,6 +18,7 @@ from snncompile.ir.elementwise import is_autograd_function, is_elementwise
 from snncompile.ir.folding import Repeats, Rule, first_value
 from snncompile.ir.layers import layer_class, layer_folds
 from snncompile.ir.program import Program
+from snncompile.ir.quantised import QUANTISED
 
 
 def folded_operands(program: Program, node: fx.Node, invariant: Container[fx.Node]) -> Repeats:
@@ -52,6 +53,8 @@ def is_pure(program: Program, node: fx.Node) -> bool:
     if node.op == "call_module":
         return layer_class(program, node) is not None
     if is_elementwise(node) or is_autograd_function(node) or is_size(node):
+        return True
+    if node.target in QUANTISED:
         return True
     name = call_name(node)
     return name is not None and name not in _DRAWING
