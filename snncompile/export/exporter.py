@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -14,14 +15,18 @@ from torch import Tensor, fx
 
 from snncompile.errors import ExportError, InputError
 from snncompile.export.agreement import Comparison, probes, thresholds
+from snncompile.export.change import change
+from snncompile.export.connections import synapses_of
 from snncompile.export.dimensions import Batch, Dimensions
 from snncompile.export.draft import IR_VERSIONS, Draft
 from snncompile.export.emitter import Emitter
+from snncompile.export.encoded_synapses import EncodedSynapse, encode
+from snncompile.export.encodings import ENCODINGS, Encoding
 from snncompile.export.exactness import LARGEST_INPUT, exactness
 from snncompile.export.graph import GraphWriter, Names
 from snncompile.export.neurons import FunctionLibrary
 from snncompile.export.reference import example_call, run
-from snncompile.export.report import Agreement, ExportReport, Form
+from snncompile.export.report import Agreement, EncodedWeights, ExportReport, Form
 from snncompile.export.sequence_form import write_sequence
 from snncompile.export.step_form import write_step
 from snncompile.ir.program import Program
@@ -41,6 +46,7 @@ def export_program(  # noqa: PLR0913
     path: str | os.PathLike[str],
     *,
     form: Form = "sequence",
+    weights: Encoding = "float32",
     batch: Literal["dynamic"] | int = "dynamic",
     opset: int = 18,
     check: tuple[Tensor, ...] | None = None,
@@ -53,6 +59,9 @@ def export_program(  # noqa: PLR0913
         program: The program; its layers in eval mode, its nodes with ``meta["val"]``.
         path: The file; it appears whole or not at all.
         form: "sequence" takes and returns what the model does; "step" is one time step.
+        weights: "binary" stores the weights that have two levels a channel as one bit each,
+            "ternary" those that have three as two bits; all others stay float32. "int8" rounds
+            every weight to 255 levels a channel.
         batch: "dynamic", or the batch size that the file declares.
         opset: The version of the ONNX operators, 17 to 23.
         check: The tensors of a call to compare on; random ones by default.
@@ -61,36 +70,76 @@ def export_program(  # noqa: PLR0913
         What was written, and how exactly it agrees with torch.
 
     Raises:
-        ExportError: A layer has no recipe or trains, or onnxruntime disagrees with torch.
+        ExportError: A layer has no recipe or trains, no weight fits the encoding or one is not
+            finite, or onnxruntime disagrees with torch.
         InputError: The form, the batch, the opset or the directory does not exist.
     """
     target = Path(path)
-    _check_arguments(target, form, batch, opset)
-    known, reason = exactness(program)
-    draft, model = _written(program, form, batch, opset)
-    about = _about(program, draft, form)
+    _check_arguments(target, form, weights, batch, opset)
+    source = _Source(program, encode(program, weights), form, opset)
+    codes = {node: synapse.code for node, synapse in source.encoded.items()}
+    known, reason = exactness(program, codes)
+    draft, model = source.written(batch)
+    about = {**_about(program, draft, form), "weights": weights}
     _describe(model, {**about, "exactness": known, "exactness_reason": reason, "form": form})
     _check_model(model)
     data = model.SerializeToString()
-    agreement = _compared(program, form, opset, check or _example(program, batch), data)
+    agreement, changed = _compared(source, check or _example(program, batch), data)
     write_atomically(target, data)
     names, nodes = tuple(f.name for f in model.functions), len(model.graph.node)
-    return ExportReport(target, len(data), form, opset, nodes, names, known, reason, agreement)
+    return ExportReport(
+        target, len(data), form, opset, nodes, names, known, reason, agreement, changed
+    )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is written, and how.
+
+    Attributes:
+        program: The program.
+        encoded: Its synapses whose weights are encoded.
+        form: Of the file.
+        opset: Of the file.
+    """
+
+    program: Program
+    encoded: dict[fx.Node, EncodedSynapse]
+    form: Form
+    opset: int
+
+    def written(
+        self, batch: Batch, watch: tuple[fx.Node, ...] = ()
+    ) -> tuple[Draft, onnx.ModelProto]:
+        """The model, and its main graph with the interface."""
+        functions = FunctionLibrary(self.opset)
+        emitter = Emitter(self.program, functions, self.encoded)
+        dimensions = Dimensions.of(self.program, batch)
+        graph = GraphWriter(self.opset, Names())
+        draft = _FORMS[self.form](emitter, graph, dimensions, watch)
+        return draft, draft.model(functions, type(self.program.root).__name__)
 
 
 def _compared(
-    program: Program, form: Form, opset: int, call: tuple[Tensor, ...], data: bytes
-) -> Agreement:
-    """Compare a serialized model with torch, neuron by neuron."""
-    watched = probes(thresholds(program))
-    draft, probed = _written(program, form, "dynamic", opset, watched)
-    comparison = Comparison(program, run(program, call, watched), form)
-    return comparison.check(call, draft, probed.SerializeToString(), data)
+    source: _Source, call: tuple[Tensor, ...], data: bytes
+) -> tuple[Agreement, EncodedWeights]:
+    """Compare a serialized model with torch, neuron by neuron, and that with the float weights."""
+    program = source.program
+    found = thresholds(program)
+    watched = probes(found)
+    draft, probed = source.written("dynamic", watched)
+    reference = run(program, call, watched, source.encoded)
+    plain = run(program, call, watched, {}) if source.encoded else reference
+    comparison = Comparison(program, reference, source.form)
+    agreement = comparison.check(call, draft, probed.SerializeToString(), data)
+    changed = change(synapses_of(program), source.encoded, (plain, reference), found)
+    return agreement, changed
 
 
-def _check_arguments(path: Path, form: str, batch: object, opset: int) -> None:
-    if form not in _FORMS:
-        raise InputError(f"export: form is {form!r}; use one of {', '.join(_FORMS)}")
+def _check_arguments(path: Path, form: str, weights: str, batch: object, opset: int) -> None:
+    for name, value, known in (("form", form, _FORMS), ("weights", weights, ENCODINGS)):
+        if value not in known:
+            raise InputError(f"export: {name} is {value!r}; use one of {', '.join(known)}")
     if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
         raise InputError(f"export: batch is {batch!r}; use 'dynamic' or a positive number")
     if opset not in IR_VERSIONS:
@@ -99,16 +148,6 @@ def _check_arguments(path: Path, form: str, batch: object, opset: int) -> None:
         raise InputError(f"export: the directory {path.parent} does not exist; create it first")
     if path.is_dir():
         raise InputError(f"export: {path} is a directory; name a file in it")
-
-
-def _written(
-    program: Program, form: Form, batch: Batch, opset: int, watch: tuple[fx.Node, ...] = ()
-) -> tuple[Draft, onnx.ModelProto]:
-    functions = FunctionLibrary(opset)
-    emitter = Emitter(program, functions)
-    dimensions = Dimensions.of(program, batch)
-    draft = _FORMS[form](emitter, GraphWriter(opset, Names()), dimensions, watch)
-    return draft, draft.model(functions, type(program.root).__name__)
 
 
 def _example(program: Program, batch: Batch) -> tuple[Tensor, ...]:

@@ -1,0 +1,139 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+"""The synapses whose weights are encoded: which, with what, and what they compute.
+
+An encoded synapse adds up levels, which are integers, then scales and then offsets every channel.
+Where its inputs are proven to be spikes or counts the sums are integers too: they are rounded
+before they are scaled, which changes nothing, and keeps a runtime from moving the scale into the
+weights.
+"""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, fx
+
+from snncompile.errors import ExportError
+from snncompile.export.connections import Synapse, synapses_of
+from snncompile.export.encodings import Encoded, Encoding, encoded
+from snncompile.export.exactness import INTEGERS, Analysis
+from snncompile.ir.names import place
+from snncompile.ir.program import Program
+
+_SCALES: Final = (operator.mul, torch.mul, operator.truediv, torch.div)
+
+
+@dataclass(frozen=True)
+class EncodedSynapse:
+    """A synapse as the file computes it.
+
+    Attributes:
+        synapse: What the program has.
+        code: Its weight's levels and scales.
+        units: The sums are rounded to multiples of one over this power of two, which they are;
+            None where that is not proven.
+        held: The sums are kept apart from the scale although nothing is rounded: they are integers
+            only if the file's inputs are.
+    """
+
+    synapse: Synapse
+    code: Encoded
+    units: int | None
+    held: bool = False
+
+    def compute(self, value: Tensor) -> Tensor:
+        """The current, in torch, in the order of the file.
+
+        Args:
+            value: What the synapse reads, [N, ...].
+        """
+        synapse, scale, bias = self.synapse, self.scale, self.synapse.bias
+        sums = synapse.sums(value, self.code.levels.float())
+        if self.units is not None:
+            sums = (sums * self.units).round()
+        if scale is not None:
+            sums = sums * synapse.over_channels(scale)
+        return sums if bias is None else sums + synapse.over_channels(bias.detach())
+
+    @property
+    def scale(self) -> Tensor | None:
+        """What multiplies the (rounded) sums, [C]; None for one."""
+        scale, units = self.code.scale, self.units or 1
+        if units == 1:
+            return scale
+        ones = torch.ones(len(self.code.levels))
+        return (ones if scale is None else scale) / units
+
+
+def encode(program: Program, weights: Encoding) -> dict[fx.Node, EncodedSynapse]:
+    """Choose the encoded synapses of a program.
+
+    Args:
+        program: The program, in eval mode.
+        weights: "binary" and "ternary" take the weights that are, and leave the others float32;
+            "int8" rounds all; "float32" takes none.
+
+    Returns:
+        The synapses that need more than a product with float32 weights.
+
+    Raises:
+        ExportError: No weight fits the encoding, one is not finite, or a sum of integers is too
+            large for float32.
+    """
+    synapses = synapses_of(program)
+    for node, synapse in synapses.items():
+        _check_finite(node, synapse)
+    codes = {node: encoded(synapse.weight, weights) for node, synapse in synapses.items()}
+    known = {node: code for node, code in codes.items() if code is not None}
+    if weights != "float32" and not known:
+        raise ExportError(_way_out(weights, synapses))
+    proven = Analysis(program, synapses, known, None)
+    assumed = Analysis(program, synapses, known, INTEGERS)
+    for node in synapses:
+        if node not in known and proven.sums.get(node) is not None and _is_scaled(program, node):
+            known[node] = Encoded("float32", synapses[node].weight.detach(), None)
+    return {
+        node: _encoded(node, synapses[node], code, (proven, assumed))
+        for node, code in known.items()
+    }
+
+
+def _encoded(
+    node: fx.Node, synapse: Synapse, code: Encoded, analyses: tuple[Analysis, Analysis]
+) -> EncodedSynapse:
+    proven, assumed = analyses
+    sums = proven.sums.get(node)
+    if sums is None and proven.grids.get(synapse.source) is not None and code.encoding != "float32":
+        raise ExportError(
+            f"export: {place(node)} adds up integers that may exceed 2^24, which float32 does not "
+            "hold; export with weights='float32', or split the layer"
+        )
+    held = sums is None and assumed.sums.get(node) is not None
+    return EncodedSynapse(synapse, code, None if sums is None else 2**sums.bits, held)
+
+
+def _check_finite(node: fx.Node, synapse: Synapse) -> None:
+    for name, value in (("weight", synapse.weight), ("bias", synapse.bias)):
+        if value is not None and not bool(value.isfinite().all()):
+            raise ExportError(
+                f"export: {place(node)}: its {name} has values that are not finite; train the "
+                "model again, or load other weights"
+            )
+
+
+def _is_scaled(program: Program, node: fx.Node) -> bool:
+    """Whether a factor follows that a runtime may move into the weights."""
+    return any(user.target in _SCALES for user in node.users)
+
+
+def _way_out(weights: Encoding, synapses: Mapping[fx.Node, Synapse]) -> str:
+    levels = {"binary": "-a and a", "ternary": "-a, 0 and a"}
+    if weights == "int8" or not synapses:
+        return f"export: there is no linear layer or convolution to encode as {weights}"
+    return (
+        f"export: no layer has {weights} weights, {levels[weights]} in every output channel; apply "
+        "the pass that makes them first, transform(model, 'binarize'), or export with "
+        "weights='int8'"
+    )
