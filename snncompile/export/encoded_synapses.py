@@ -22,7 +22,10 @@ from snncompile.export.exactness import INTEGERS, Analysis
 from snncompile.ir.names import place
 from snncompile.ir.program import Program
 
-_SCALES: Final = (operator.mul, torch.mul, operator.truediv, torch.div)
+_FUSED: Final = (
+    operator.mul, torch.mul, operator.truediv, torch.div,
+    operator.add, torch.add, operator.sub, torch.sub,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def encode(program: Program, weights: Encoding) -> dict[fx.Node, EncodedSynapse]
     proven = Analysis(program, synapses, known, None)
     assumed = Analysis(program, synapses, known, INTEGERS)
     for node in synapses:
-        if node not in known and proven.sums.get(node) is not None and _is_scaled(program, node):
+        if node not in known and assumed.sums.get(node) is not None and _meets_a_constant(node):
             known[node] = Encoded("float32", synapses[node].weight.detach(), None)
     return {
         node: _encoded(node, synapses[node], code, (proven, assumed))
@@ -123,9 +126,18 @@ def _check_finite(node: fx.Node, synapse: Synapse) -> None:
             )
 
 
-def _is_scaled(program: Program, node: fx.Node) -> bool:
-    """Whether a factor follows that a runtime may move into the weights."""
-    return any(user.target in _SCALES for user in node.users)
+def _meets_a_constant(node: fx.Node) -> bool:
+    """Whether a factor or an offset follows that a runtime may move into the sum."""
+    following = [user for user in node.users if user.target in _FUSED]
+    return any(
+        all(source is node or _is_constant(source) for source in user.all_input_nodes)
+        for user in following
+    )
+
+
+def _is_constant(node: fx.Node) -> bool:
+    sources = node.all_input_nodes
+    return node.op == "get_attr" or (bool(sources) and all(_is_constant(s) for s in sources))
 
 
 def _way_out(weights: Encoding, synapses: Mapping[fx.Node, Synapse]) -> str:

@@ -75,7 +75,7 @@ def mlp(kind: str) -> Network:
     """9-17-4: weights fill no whole number of bytes."""
     torch.manual_seed(0)
     root = nn.ModuleDict({"a": nn.Linear(9, 17), "b": nn.Linear(17, 4, bias=False)})
-    _grow(root)
+    grow(root)
     step = programs.Step(root)
     x, first, second = step.input("x", 9), step.state("lif1.v", 17), step.state("lif2.v", 4)
     spikes = step.lif(quantised(step, "a", x, kind), first, "lif1")
@@ -100,7 +100,7 @@ def residual(kind: str) -> Network:
         "head": nn.Linear(6 * 4, 3),
     }
     root = nn.ModuleDict(layers)
-    _grow(root)
+    grow(root)
     step = programs.Step(root)
     x = step.input("x", 1, 8, 8)
     states = [step.state(f"lif{i}.v", *shape) for i, shape in enumerate(_SHAPES)]
@@ -128,7 +128,7 @@ def recurrent(kind: str) -> Network:
     """Spikes come back through a second quantised layer."""
     torch.manual_seed(0)
     root = nn.ModuleDict({"into": nn.Linear(4, 8), "back": nn.Linear(8, 8)})
-    _grow(root)
+    grow(root)
     step = programs.Step(root)
     x = step.input("x", 4)
     membrane, spikes = step.state("lif.v", 8), step.state("lif.s", 8)
@@ -156,7 +156,8 @@ def on_the_threshold(kind: str) -> Network:
     return network
 
 
-def _grow(root: nn.Module) -> None:
+def grow(root: nn.Module) -> None:
+    """Larger parameters, so that neurons fire."""
     with torch.no_grad():
         for parameter in root.parameters():
             parameter.mul_(4.0)
