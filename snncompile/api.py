@@ -83,7 +83,7 @@ def export(  # noqa: PLR0913
             where there are three levels; other layers stay float32. "int8" rounds all weights to
             255 levels a channel.
         form: "sequence" takes whole sequences; "step" one time step, with states as inputs and
-            outputs.
+            outputs; "unrolled" sequences as long as the example's, without control flow.
         batch: "dynamic", or a fixed batch size.
         opset: The ONNX operator set, 17 to 23.
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,7 @@ from snncompile.export.graph import GraphWriter, Names
 from snncompile.export.neurons import FunctionLibrary
 from snncompile.export.reference import example_call, run
 from snncompile.export.report import Agreement, EncodedWeights, ExportReport, Form
-from snncompile.export.sequence_form import write_sequence
+from snncompile.export.sequence_form import write_sequence, write_unrolled
 from snncompile.export.step_form import write_step
 from snncompile.ir.program import Program
 
@@ -38,7 +38,7 @@ CHECKED_BATCH = 2
 LARGEST_FILE = 2**31 - 2**20
 """Protobuf ends at 2 GiB; some room is left for the graph itself."""
 
-_FORMS = {"step": write_step, "sequence": write_sequence}
+_FORMS = {"step": write_step, "sequence": write_sequence, "unrolled": write_unrolled}
 
 
 def export_program(  # noqa: PLR0913
@@ -58,7 +58,8 @@ def export_program(  # noqa: PLR0913
     Args:
         program: The program; its layers in eval mode, its nodes with ``meta["val"]``.
         path: The file; it appears whole or not at all.
-        form: "sequence" takes and returns what the model does; "step" is one time step.
+        form: "sequence" takes and returns what the model does; "step" is one time step; "unrolled"
+            is "sequence" for one number of steps, without control flow.
         weights: "binary" stores the weights that have two levels a channel as one bit each,
             "ternary" those that have three as two bits; all others stay float32. "int8" rounds
             every weight to 255 levels a channel.
@@ -76,6 +77,8 @@ def export_program(  # noqa: PLR0913
     """
     target = Path(path)
     _check_arguments(target, form, weights, batch, opset)
+    if form == "unrolled":
+        program = replace(program, time=_steps(program, check))
     source = _Source(program, encode(program, weights), form, opset)
     codes = {node: synapse.code for node, synapse in source.encoded.items()}
     known, reason = exactness(program, codes)
@@ -90,6 +93,17 @@ def export_program(  # noqa: PLR0913
     return ExportReport(
         target, len(data), form, opset, nodes, names, known, reason, agreement, changed
     )
+
+
+def _steps(program: Program, call: tuple[Tensor, ...] | None) -> int:
+    """How many steps an unrolled file has."""
+    if program.time is not None:
+        return program.time
+    if call is None:
+        raise InputError(
+            "export: an unrolled file has a fixed number of steps; give example_inputs with as many"
+        )
+    return len(run(program, call, (), {}).step_inputs)
 
 
 @dataclass(frozen=True)

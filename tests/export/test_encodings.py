@@ -13,6 +13,7 @@ from snncompile.errors import ExportError, InputError
 from snncompile.export import export_program
 from snncompile.export.encodings import encoded
 from snncompile.export.packing import packed, table
+from snncompile.export.report import Form
 from snncompile.ir.program import Program
 from snncompile.ir.quantised import binarized, ternarized
 from tests import programs
@@ -67,16 +68,18 @@ def test_a_step_file_computes_the_bits_of_eager_torch(
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", ["sequence", "unrolled"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_sequence_file_computes_the_bits_of_eager_torch(
-    name: str, kind: Any, runtime: str, tmp_path: Path
+    name: str, form: Form, kind: Any, runtime: str, tmp_path: Path
 ) -> None:
     network = NETWORKS[name](kind)
+    check = (given_to(network)[0],)
 
-    export_program(network.program, tmp_path / "n.onnx", weights=kind, form="sequence")
+    export_program(network.program, tmp_path / "n.onnx", weights=kind, form=form, check=check)
 
     file = File(tmp_path / "n.onnx", runtime)
-    for batch, steps in ((BATCH, STEPS), (1, 9)):
+    for batch, steps in ((BATCH, STEPS), (1, STEPS if form == "unrolled" else 9)):
         x, held = given_to(network, batch, steps)
         wanted, final = network.run(x, held)
         got, *after = file(x, *held)

@@ -1,5 +1,4 @@
 # pyright: basic
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,12 @@ LARGEST_RESNET = 1_700_000
 class Spiking:
     """Writes a step of layers with a LIF behind each, quantised unless said otherwise."""
 
-    def __init__(self, root: nn.ModuleDict) -> None:
+    def __init__(
+        self, root: nn.ModuleDict, x: tuple[int, ...], states: list[tuple[int, ...]]
+    ) -> None:
         self.step = programs.Step(root)
-        self.states: Iterator[Any] = iter(())
-
-    def declare(self, x: tuple[int, ...], states: list[tuple[int, ...]]) -> Any:
-        value = self.step.input("x", *x)
-        self.states = iter([self.step.state(f"lif{i}.v", *s) for i, s in enumerate(states)])
-        return value
+        self.x = self.step.input("x", *x)
+        self.states = [self.step.state(f"lif{i}.v", *shape) for i, shape in enumerate(states)]
 
     def layer(self, name: str, value: Any, *, binary: bool = True) -> Any:
         if binary:
@@ -34,7 +31,7 @@ class Spiking:
         return self.step.module(name, value)
 
     def fire(self, value: Any) -> Any:
-        state = next(self.states)
+        state = self.states.pop(0)
         return self.step.lif(value, state, f"{state.name}.neuron")
 
 
@@ -47,11 +44,11 @@ def vgg() -> Program:
     }
     root = nn.ModuleDict({**layers, "pool": nn.MaxPool2d(2), "fc": nn.Linear(8192, 512)})
     root["head"] = nn.Linear(512, 10)
-    net = Spiking(root)
     shapes: list[tuple[int, ...]] = [
         (b, size, size) for (_, b), size in zip(plan, sizes, strict=True)
     ]
-    value = net.declare((3, 32, 32), [*shapes, (512,)])
+    net = Spiking(root, (3, 32, 32), [*shapes, (512,)])
+    value = net.x
     for i in range(len(plan)):
         value = net.fire(net.layer(f"conv{i}", value))
         value = net.step.module("pool", value) if i in pooled else value
@@ -75,8 +72,8 @@ def resnet() -> Program:
         shapes += [(width, size, size)] * 2
         before = width
     root.update({"pool": nn.AvgPool2d(4), "head": nn.Linear(512, 10)})
-    net = Spiking(root)
-    value = net.fire(net.layer("stem", net.declare((3, 32, 32), shapes), binary=False))
+    net = Spiking(root, (3, 32, 32), shapes)
+    value = net.fire(net.layer("stem", net.x, binary=False))
     for i in range(len(widths)):
         inner = net.layer(f"second{i}", net.fire(net.layer(f"first{i}", value)))
         kept = net.layer(f"shortcut{i}", value) if f"shortcut{i}" in root else value
