@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,7 @@ from snncompile.export.reference import example_call, run
 from snncompile.export.report import Agreement, EncodedWeights, ExportReport, Form
 from snncompile.export.sequence_form import write_sequence, write_unrolled
 from snncompile.export.step_form import write_step
+from snncompile.export.surroundings import result_names
 from snncompile.ir.program import Program
 
 CHECKED_STEPS = 4
@@ -180,15 +181,26 @@ def _about(program: Program, draft: Draft, form: Form) -> dict[str, object]:
         }
         for state, (before, after) in pairs
     ]
-    reductions = {spec.name: spec.reduce for spec in program.outputs}
     return {
         "snncompile": version("snncompile"),
         "states": states,
         "time": program.time if program.time is not None else "any",
         "weights_sha256": _fingerprint(program),
         "exact_for": f"inputs that are integers up to {LARGEST_INPUT} in magnitude",
-        **({"reduce": reductions} if form == "step" else {}),
+        **_interface(program, form),
     }
+
+
+def _interface(program: Program, form: Form) -> dict[str, object]:
+    """The time axes of the inputs, and what the outputs of the steps become."""
+    axes = [spec.axis if spec.kind == "sequence" else None for spec in program.inputs]
+    outputs = [asdict(spec) for spec in program.outputs]
+    if form != "step" and program.prologue is not None:
+        axes = [None] * len(program.prologue.find_nodes(op="placeholder"))
+    if form != "step" and program.epilogue is not None:
+        outputs = [{"name": n, "reduce": "last", "axis": 0} for n in result_names(program)]
+    after = {"after the steps": "the model computes more"} if program.epilogue else {}
+    return {"inputs": axes, "outputs": outputs, **after}
 
 
 def _fingerprint(program: Program) -> str:
