@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import ArrayLike
 
 from snncompile.errors import InputError
-from snncompile.onnx_file import AFTER, Array, OnnxFile, OverTime, load
+from snncompile.onnx_file import AFTER, Array, OnnxFile, OverTime, Slot, load
 
 _ROWS = 64
 _SHORTEST = 8
@@ -48,6 +48,16 @@ class Deployed:
     def about(self) -> dict[str, str]:
         """The metadata of the file: version, weights, exactness class, hash of the weights, ..."""
         return dict(self._file.about)
+
+    @property
+    def inputs(self) -> tuple[Slot, ...]:
+        """What `step` and `run` take, in order."""
+        return self._file.inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs, in the order in which `step` and `run` return them."""
+        return tuple(output.name for output in self._file.outputs)
 
     @property
     def states(self) -> dict[str, Array]:

@@ -44,10 +44,12 @@ class Slot:
     shape: tuple[int | str, ...]
     dtype: type[np.generic]
 
-    def sizes(self, batch: int) -> tuple[int, ...]:
-        """The shape for a batch size."""
+    def sizes(self, batch: int, steps: int = 1) -> tuple[int, ...]:
+        """The shape for a batch size and a number of steps."""
+        known = {"N": batch, "T": steps}
         return tuple(
-            size if isinstance(size, int) else _product(size, batch) for size in self.shape
+            size if isinstance(size, int) else prod(_number(f, known) for f in size.split("*"))
+            for size in self.shape
         )
 
     def taken(self, value: ArrayLike) -> Array:
@@ -187,6 +189,5 @@ def _slot(value: Any) -> Slot:  # noqa: ANN401
     return Slot(value.name, tuple(value.shape), _TYPES[value.type])
 
 
-def _product(size: str, batch: int) -> int:
-    """A size such as "N" or "4*N"."""
-    return prod(batch if factor == "N" else int(factor) for factor in size.split("*"))
+def _number(factor: str, known: Mapping[str, int]) -> int:
+    return known[factor] if factor in known else int(factor)

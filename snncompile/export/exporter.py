@@ -84,7 +84,7 @@ def export_program(  # noqa: PLR0913
     codes = {node: synapse.code for node, synapse in source.encoded.items()}
     known, reason = exactness(program, codes)
     draft, model = source.written(batch)
-    about = {**_about(program, draft, form), "weights": weights}
+    about = {**_about(program, draft, form), "weights": weights, "batch": batch}
     _describe(model, {**about, "exactness": known, "exactness_reason": reason, "form": form})
     _check_model(model)
     data = model.SerializeToString()
