@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check node format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -33,6 +33,11 @@ check: $(STAMP) ## format, lint, types, layers and tests: what a change must pas
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2
+
+node: $(STAMP) ## run exported files in onnxruntime-node and -web; needs node and npm
+	cd tests/node && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+	$(BIN)/python -m tests.node.cases out/node
+	node tests/node/compare.mjs out/node
 
 format: $(STAMP) ## format the code and mend what the linter can mend
 	$(BIN)/ruff format
