@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from snncompile import passes as registry
 from snncompile.capture import capture
 from snncompile.errors import InputError
-from snncompile.export import Encoding, ExportReport, Form, export_program
+from snncompile.export import Encoding, ExportReport, Form, Target, export_program
 from snncompile.module import Transformed
 from snncompile.rewrite import Pass
 from snncompile.runtime.schedule import ScheduleName
@@ -68,6 +68,7 @@ def export(  # noqa: PLR0913
     example_inputs: Tensor | Sequence[Any] | None = None,
     weights: Encoding = "float32",
     form: Form = "sequence",
+    target: Target = "any",
     batch: Literal["dynamic"] | int = "dynamic",
     opset: int = 18,
 ) -> ExportReport:
@@ -84,6 +85,8 @@ def export(  # noqa: PLR0913
             255 levels a channel.
         form: "sequence" takes whole sequences; "step" one time step, with states as inputs and
             outputs; "unrolled" sequences as long as the example's, without control flow.
+        target: "x86-int8" has wide linear layers with encoded weights add up in 8-bit integers:
+            faster on x86 processors with VNNI, slower in browsers, exact in both.
         batch: "dynamic", or a fixed batch size.
         opset: The ONNX operator set, 17 to 23.
 
@@ -98,7 +101,9 @@ def export(  # noqa: PLR0913
     transformed = (
         module if isinstance(module, Transformed) else Transformed(module, (), "auto", None)
     )
-    settings: Any = {"weights": weights, "form": form, "batch": batch, "opset": opset}
+    settings: Any = {
+        "weights": weights, "form": form, "target": target, "batch": batch, "opset": opset,
+    }  # fmt: skip
     if example_inputs is None:
         return export_program(transformed.program, path, **settings)
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)

@@ -33,6 +33,7 @@ from snncompile.options import (
     Seed,
     StateDict,
     Steps,
+    Target,
     Train,
     Weights,
 )
@@ -198,6 +199,7 @@ def export(  # noqa: PLR0913
     state_dict: StateDict = None,
     weights: Weights = "float32",
     form: Form = "sequence",
+    target: Target = "any",
     opset: Annotated[int, typer.Option(help="The ONNX operator set.")] = 18,
     as_json: AsJson = False,
 ) -> None:
@@ -210,7 +212,7 @@ def export(  # noqa: PLR0913
         transformed = _transformed(network.load(), inputs, example, passes, "auto")
         report = api.export(
             transformed, output, example_inputs=inputs, weights=weights, form=form,
-            batch=accepted, opset=opset,
+            target=target, batch=accepted, opset=opset,
         )  # fmt: skip
         speed = latency(output)
     if as_json:

@@ -65,3 +65,7 @@ Form: TypeAlias = Annotated[
         "without control flow."
     ),
 ]
+Target: TypeAlias = Annotated[
+    Literal["any", "x86-int8"],
+    typer.Option(help="Where the file will run; x86-int8 adds up in integers."),
+]

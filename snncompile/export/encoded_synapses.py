@@ -9,8 +9,8 @@ weights.
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -19,9 +19,17 @@ from snncompile.errors import ExportError
 from snncompile.export.connections import Synapse, synapses_of
 from snncompile.export.encodings import Encoded, Encoding, encoded
 from snncompile.export.exactness import INTEGERS, Analysis
+from snncompile.export.grids import Known
 from snncompile.ir.names import place
 from snncompile.ir.program import Program
 
+Target: TypeAlias = Literal["any", "x86-int8"]
+TARGETS: Final[tuple[Target, ...]] = ("any", "x86-int8")
+
+_WIDE = 64
+"""How many outputs a linear map has for which integers were measured to be faster."""
+
+_BYTE, _PAIR = 2**8 - 1, 2**15 - 1
 _FUSED: Final = (
     operator.mul, torch.mul, operator.truediv, torch.div,
     operator.add, torch.add, operator.sub, torch.sub,
@@ -37,6 +45,8 @@ class EncodedSynapse:
         code: Its weight's levels and scales.
         units: The sums are rounded to multiples of one over this power of two, which they are;
             None where that is not proven.
+        zero: The inputs, in units, become bytes when this number is added, and 8-bit integers are
+            added up; None where it is float32.
         held: The sums are kept apart from the scale although nothing is rounded: they are integers
             only if the file's inputs are.
     """
@@ -45,6 +55,7 @@ class EncodedSynapse:
     code: Encoded
     units: int | None
     held: bool = False
+    zero: int | None = None
 
     def compute(self, value: Tensor) -> Tensor:
         """The current, in torch, in the order of the file.
@@ -70,13 +81,16 @@ class EncodedSynapse:
         return (ones if scale is None else scale) / units
 
 
-def encode(program: Program, weights: Encoding) -> dict[fx.Node, EncodedSynapse]:
+def encode(
+    program: Program, weights: Encoding, target: Target = "any"
+) -> dict[fx.Node, EncodedSynapse]:
     """Choose the encoded synapses of a program.
 
     Args:
         program: The program, in eval mode.
         weights: "binary" and "ternary" take the weights that are, and leave the others float32;
             "int8" rounds all; "float32" takes none.
+        target: "x86-int8" adds up in integers where that is faster there.
 
     Returns:
         The synapses that need more than a product with float32 weights.
@@ -97,10 +111,30 @@ def encode(program: Program, weights: Encoding) -> dict[fx.Node, EncodedSynapse]
     for node in synapses:
         if node not in known and assumed.sums.get(node) is not None and _meets_a_constant(node):
             known[node] = Encoded("float32", synapses[node].weight.detach(), None)
-    return {
+    found = {
         node: _encoded(node, synapses[node], code, (proven, assumed))
         for node, code in known.items()
     }
+    if target == "any":
+        return found
+    return {
+        node: replace(synapse, zero=_zero(synapse, proven.grids.get(synapse.synapse.source)))
+        for node, synapse in found.items()
+    }
+
+
+def _zero(synapse: EncodedSynapse, inputs: Known) -> int | None:
+    """What makes a byte of an input, if a linear map is large enough for integers to be faster.
+
+    Processors without VNNI add two products in 16 bits; these must not saturate.
+    """
+    wide = synapse.synapse.is_linear and len(synapse.code.levels) >= _WIDE
+    if not wide or inputs is None or synapse.code.encoding == "float32" or synapse.units is None:
+        return None
+    zero = int(inputs.bound * synapse.units)
+    largest = int(synapse.code.levels.abs().max())
+    fits = 2 * zero <= _BYTE and 2 * (2 * zero) * largest <= _PAIR
+    return zero if fits else None
 
 
 def _encoded(

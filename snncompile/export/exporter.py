@@ -20,7 +20,7 @@ from snncompile.export.connections import synapses_of
 from snncompile.export.dimensions import Batch, Dimensions
 from snncompile.export.draft import IR_VERSIONS, Draft
 from snncompile.export.emitter import Emitter
-from snncompile.export.encoded_synapses import EncodedSynapse, encode
+from snncompile.export.encoded_synapses import TARGETS, EncodedSynapse, Target, encode
 from snncompile.export.encodings import ENCODINGS, Encoding
 from snncompile.export.exactness import LARGEST_INPUT, exactness
 from snncompile.export.graph import GraphWriter, Names
@@ -48,6 +48,7 @@ def export_program(  # noqa: PLR0913
     *,
     form: Form = "sequence",
     weights: Encoding = "float32",
+    target: Target = "any",
     batch: Literal["dynamic"] | int = "dynamic",
     opset: int = 18,
     check: tuple[Tensor, ...] | None = None,
@@ -64,6 +65,8 @@ def export_program(  # noqa: PLR0913
         weights: "binary" stores the weights that have two levels a channel as one bit each,
             "ternary" those that have three as two bits; all others stay float32. "int8" rounds
             every weight to 255 levels a channel.
+        target: "x86-int8" has wide linear layers with encoded weights add up in 8-bit integers:
+            faster on x86 processors with VNNI, slower in browsers, exact in both.
         batch: "dynamic", or the batch size that the file declares.
         opset: The version of the ONNX operators, 17 to 23.
         check: The tensors of a call to compare on; random ones by default.
@@ -76,23 +79,23 @@ def export_program(  # noqa: PLR0913
             finite, or onnxruntime disagrees with torch.
         InputError: The form, the batch, the opset or the directory does not exist.
     """
-    target = Path(path)
-    _check_arguments(target, form, weights, batch, opset)
+    file = Path(path)
+    _check_arguments(file, {"form": form, "weights": weights, "target": target}, batch, opset)
     if form == "unrolled":
         program = replace(program, time=_steps(program, check))
-    source = _Source(program, encode(program, weights), form, opset)
+    source = _Source(program, encode(program, weights, target), form, opset)
     codes = {node: synapse.code for node, synapse in source.encoded.items()}
     known, reason = exactness(program, codes)
     draft, model = source.written(batch)
-    about = {**_about(program, draft, form), "weights": weights, "batch": batch}
+    about = {**_about(program, draft, form), "weights": weights, "target": target, "batch": batch}
     _describe(model, {**about, "exactness": known, "exactness_reason": reason, "form": form})
     _check_model(model)
     data = model.SerializeToString()
     agreement, changed = _compared(source, check or _example(program, batch), data)
-    write_atomically(target, data)
+    write_atomically(file, data)
     names, nodes = tuple(f.name for f in model.functions), len(model.graph.node)
     return ExportReport(
-        target, len(data), form, opset, nodes, names, known, reason, agreement, changed
+        file, len(data), form, opset, nodes, names, known, reason, agreement, changed
     )
 
 
@@ -151,10 +154,10 @@ def _compared(
     return agreement, changed
 
 
-def _check_arguments(path: Path, form: str, weights: str, batch: object, opset: int) -> None:
-    for name, value, known in (("form", form, _FORMS), ("weights", weights, ENCODINGS)):
-        if value not in known:
-            raise InputError(f"export: {name} is {value!r}; use one of {', '.join(known)}")
+def _check_arguments(path: Path, chosen: dict[str, str], batch: object, opset: int) -> None:
+    for name, known in (("form", _FORMS), ("weights", ENCODINGS), ("target", TARGETS)):
+        if chosen[name] not in known:
+            raise InputError(f"export: {name} is {chosen[name]!r}; use one of {', '.join(known)}")
     if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
         raise InputError(f"export: batch is {batch!r}; use 'dynamic' or a positive number")
     if opset not in IR_VERSIONS:

@@ -43,13 +43,16 @@ def table(encoding: Encoding) -> np.ndarray:
     return rows
 
 
-def unpacking(functions: FunctionLibrary, encoding: Encoding, *, part: bool) -> onnx.FunctionProto:
+def unpacking(
+    functions: FunctionLibrary, encoding: Encoding, *, part: bool, integer: bool
+) -> onnx.FunctionProto:
     """The local function that unpacks an encoding.
 
     Args:
         functions: Of the model.
         encoding: "binary" or "ternary".
         part: Not every level of the last byte is one: the function takes their count too.
+        integer: The weight stays int8 and does not become float32.
     """
     cut = ["zero = Constant<value_ints = [0]>()", "kept = Slice(flat, zero, count, zero)"]
     lines = [
@@ -58,14 +61,14 @@ def unpacking(functions: FunctionLibrary, encoding: Encoding, *, part: bool) -> 
         "levels = Gather<axis = 0>(table, index)",
         *(["one = Constant<value_ints = [-1]>()", "flat = Reshape(levels, one)"] if part else []),
         *(cut if part else []),
-        f"shaped = Reshape({'kept' if part else 'levels'}, shape)",
-        "weight = Cast<to = 1>(shaped)",
+        f"{'weight' if integer else 'shaped'} = Reshape({'kept' if part else 'levels'}, shape)",
+        *([] if integer else ["weight = Cast<to = 1>(shaped)"]),
     ]
     inputs = ["bytes", "shape", *(["count"] if part else [])]
     body = parsed(functions.opset, inputs, "weight", lines)
     body.node[0].attribute[0].t.CopyFrom(numpy_helper.from_array(table(encoding)))
     doc = f"{encoding.capitalize()} weights, {8 // BITS[encoding]} of them a byte."
-    return functions.add(body, f"unpack_{encoding}", doc)
+    return functions.add(body, f"unpack_{encoding}{'_integers' if integer else ''}", doc)
 
 
 def parsed(

@@ -74,6 +74,8 @@ def _attributes(synapse: EncodedSynapse) -> dict[str, Attribute]:
         found.update(convolution_attributes(kernel, **synapse.synapse.settings))
     if synapse.units is not None and synapse.units > 1:
         found["units"] = float(synapse.units)
+    if synapse.zero is not None:
+        found["zero"] = float(synapse.zero)
     return found
 
 
@@ -81,16 +83,9 @@ def _function(
     functions: FunctionLibrary, synapse: EncodedSynapse, inputs: list[str], attributes: list[str]
 ) -> onnx.FunctionProto:
     """The local function of a synapse; equal ones are one."""
-    lines = [*_weight_lines(functions, synapse, inputs), *_sum_lines(synapse)]
-    result = "sums"
-    if synapse.units is not None:
-        if "units" in attributes:
-            lines += ["one = Constant<value_float: float = @units>()", "grown = Mul(sums, one)"]
-        lines += [f"counts = Round({'grown' if 'units' in attributes else 'sums'})"]
-        result = "counts"
-    elif synapse.held:
-        lines += _HELD
-        result = "held"
+    lines = _weight_lines(functions, synapse, inputs)
+    added, result = _sum_lines(synapse)
+    lines += added
     for role, kind in (("scale", "Mul"), ("bias", "Add")):
         if role in inputs:
             lines.append(f"with_{role} = {kind}({result}, {role})")
@@ -101,13 +96,6 @@ def _function(
     return functions.add(body, _name(synapse), _doc(synapse))
 
 
-_HELD = [
-    "lowest = Constant<value_float = -3.4028235e38>()",
-    "held = Clip(sums, lowest)",
-]
-"""A node that changes no finite number and that runtimes do not fuse a scale over."""
-
-
 def _weight_lines(
     functions: FunctionLibrary, synapse: EncodedSynapse, inputs: list[str]
 ) -> list[str]:
@@ -115,24 +103,60 @@ def _weight_lines(
     if encoding == "float32":
         return []
     if encoding == "int8":
-        return ["weight = Cast<to = 1>(levels)"]
+        return [f"weight = {'Identity' if synapse.zero is not None else 'Cast<to = 1>'}(levels)"]
     given = [name for name in inputs if name in ("bytes", "shape", "count")]
-    name = unpacking(functions, encoding, part="count" in given).name
+    integer = synapse.zero is not None
+    name = unpacking(functions, encoding, part="count" in given, integer=integer).name
     return [f"weight = snn.{name}({', '.join(given)})"]
 
 
-def _sum_lines(synapse: EncodedSynapse) -> list[str]:
+def _sum_lines(synapse: EncodedSynapse) -> tuple[list[str], str]:
+    """What adds up, and the name of its result."""
+    if synapse.zero is not None:
+        return _integer_lines(synapse), "counts"
+    lines = [_product_line(synapse)]
+    if synapse.units is None:
+        return ([*lines, *_HELD], "held") if synapse.held else (lines, "sums")
+    if synapse.units > 1:
+        lines += ["one = Constant<value_float: float = @units>()", "grown = Mul(sums, one)"]
+    return [*lines, f"counts = Round({'grown' if synapse.units > 1 else 'sums'})"], "counts"
+
+
+def _product_line(synapse: EncodedSynapse) -> str:
     if synapse.synapse.is_linear:
-        return ["sums = MatMul(value, weight)"]
+        return "sums = MatMul(value, weight)"
     references = ", ".join(
         f"{name}: {'int' if name == 'group' else 'ints'} = @{name}" for name in _ATTRIBUTES
     )
-    return [f"sums = Conv<{references}>(value, weight)"]
+    return f"sums = Conv<{references}>(value, weight)"
+
+
+_HELD = [
+    "lowest = Constant<value_float = -3.4028235e38>()",
+    "held = Clip(sums, lowest)",
+]
+"""A node that changes no finite number and that runtimes do not fuse a scale over."""
+
+
+def _integer_lines(synapse: EncodedSynapse) -> list[str]:
+    """Inputs as bytes, times levels as signed bytes: integers, whatever the processor."""
+    grown = synapse.units is not None and synapse.units > 1
+    units = ["one = Constant<value_float: float = @units>()", "grown = Mul(value, one)"]
+    return [
+        "offset = Constant<value_float: float = @zero>()",
+        *(units if grown else []),
+        f"raised = Add({'grown' if grown else 'value'}, offset)",
+        "bytes_in = Cast<to = 2>(raised)",
+        "zero_point = Cast<to = 2>(offset)",
+        "sums = MatMulInteger(bytes_in, weight, zero_point)",
+        "counts = Cast<to = 1>(sums)",
+    ]
 
 
 def _name(synapse: EncodedSynapse) -> str:
     kind = "linear" if synapse.synapse.is_linear else "conv"
-    return f"{synapse.code.encoding}_{kind}{'' if synapse.units else '_of_reals'}"
+    how = "_of_reals" if synapse.units is None else "" if synapse.zero is None else "_in_integers"
+    return f"{synapse.code.encoding}_{kind}{how}"
 
 
 def _doc(synapse: EncodedSynapse) -> str:

@@ -17,7 +17,15 @@ from snncompile.export.report import Form
 from snncompile.ir.program import Program
 from snncompile.ir.quantised import binarized, ternarized
 from tests import programs
-from tests.export.quantised_networks import NETWORKS, Network, on_the_threshold
+from tests.export.quantised_networks import (
+    NETWORKS,
+    Network,
+    current,
+    grow,
+    lif,
+    on_the_threshold,
+    quantised,
+)
 from tests.export.runtimes import File, spikes, states
 
 STEPS, BATCH = 6, 3
@@ -298,3 +306,72 @@ def test_an_unknown_encoding_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="weights is 'int3'; use one of float32, int8, ternary"):
         export_program(programs.feedforward(), tmp_path / "n.onnx", weights=weights)
+
+
+# Integers -----------------------------------------------------------------------------------------
+
+
+def wide(kind: str) -> Network:
+    """An MLP with a hidden layer that is wide enough for integers, on counts and on spikes."""
+    torch.manual_seed(0)
+    root = nn.ModuleDict({"a": nn.Linear(8, 33), "b": nn.Linear(33, 96), "c": nn.Linear(96, 72)})
+    grow(root)
+    step = programs.Step(root)
+    x, v1, v2 = step.input("x", 8), step.state("lif1.v", 33), step.state("lif2.v", 96)
+    s1 = step.lif(quantised(step, "a", x, kind), v1, "lif1")
+    halves = step.call(torch.mul, step.call(torch.sub, s1, 1.0), 0.5)
+    s2 = step.lif(quantised(step, "b", halves, kind), v2, "lif2")
+    program = step.program(quantised(step, "c", s2, kind))
+
+    def eager(x: Tensor, v1: Tensor, v2: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        s1, v1 = lif(current(root["a"], x, kind), v1)
+        s2, v2 = lif(current(root["b"], (s1 - 1.0) * 0.5, kind), v2)
+        return [current(root["c"], s2, kind)], [v1, v2]
+
+    return Network(program, eager)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("form", ["step", "sequence"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_integers_add_up_to_the_bits_of_eager_torch(
+    kind: Any, form: Form, runtime: str, tmp_path: Path
+) -> None:
+    network = wide(kind)
+
+    export_program(network.program, tmp_path / "n.onnx", weights=kind, form=form, target="x86-int8")
+
+    file = File(tmp_path / "n.onnx", runtime)
+    bodies = {f.name: {node.op_type for node in f.node} for f in file.model.functions}
+    x, held = given_to(network)
+    wanted, final = network.run(x, held)
+    if form == "step":
+        got, after = run_steps(file, x, held)
+    else:
+        whole, *last = file(x, *held)
+        got, after = list(whole), [torch.from_numpy(value) for value in last]
+    assert all(np.array_equal(a, b.numpy()) for a, b in zip(got, wanted, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(after, final, strict=True))
+    assert "MatMulInteger" in bodies[f"{kind}_linear_in_integers"]
+    assert "MatMul" in bodies[f"{kind}_linear_of_reals"]
+
+
+def test_narrow_layers_and_convolutions_do_not_use_integers(tmp_path: Path) -> None:
+    program = NETWORKS["residual"]("binary").program
+
+    report = export_program(program, tmp_path / "n.onnx", weights="binary", target="x86-int8")
+
+    assert not [name for name in report.functions if name.endswith("_in_integers")]
+
+
+def test_int8_weights_add_up_in_integers_without_saturating(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    program = of_layers(nn.Sequential(nn.Linear(16, 64), nn.Linear(64, 64)), 16)
+    check = (spikes(10, 16, 16),)
+
+    report = export_program(
+        program, tmp_path / "n.onnx", weights="int8", target="x86-int8", check=check
+    )
+
+    assert "int8_linear_in_integers" in report.functions
+    assert (report.agreement.moved, report.agreement.difference) == (0, 0.0)
