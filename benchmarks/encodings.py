@@ -19,6 +19,7 @@ import torch
 
 from snncompile import Deployed
 from snncompile.export import export_program
+from snncompile.ir.program import Program
 from tests import programs
 from tests.export.quantised_networks import grow, quantised
 from tests.export.test_sizes import vgg
@@ -32,7 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def mlp() -> Any:
+def mlp() -> Program:
     """784-512-512-10, all layers binary."""
     widths = (784, 512, 512, 10)
     torch.manual_seed(0)
@@ -48,7 +49,7 @@ def mlp() -> Any:
     return step.program(value)
 
 
-def measure(program: Any, shape: tuple[int, ...], rounds: int) -> dict[str, tuple[float, int]]:
+def measure(program: Program, shape: tuple[int, ...], rounds: int) -> dict[str, tuple[float, int]]:
     """Milliseconds a step and bytes, by variant."""
     x = np.random.default_rng(0).random((1, *shape), np.float32)
     with TemporaryDirectory() as folder:
@@ -73,8 +74,9 @@ def main() -> None:
           f"{onnxruntime.__version__}, batch 1, a step a call")  # fmt: skip
     torch.set_num_threads(1)
     networks: dict[str, Any] = {
-        "MLP 784-512-512-10": (mlp(), (784,), ROUNDS), "VGG, 6.5 M": (vgg(), (3, 32, 32), ROUNDS // 8)
-    }  # fmt: skip
+        "MLP 784-512-512-10": (mlp(), (784,), ROUNDS),
+        "VGG, 6.5 M": (vgg(), (3, 32, 32), ROUNDS // 8),
+    }
     for title, (program, shape, rounds) in networks.items():
         found = measure(program, shape, rounds)
         base = found["float32"][0]

@@ -146,6 +146,26 @@ def recurrent(kind: str) -> Network:
     return Network(program, eager)
 
 
+def wide(kind: str) -> Network:
+    """An MLP with a hidden layer that is wide enough for integers, on counts and on spikes."""
+    torch.manual_seed(0)
+    root = nn.ModuleDict({"a": nn.Linear(8, 33), "b": nn.Linear(33, 96), "c": nn.Linear(96, 72)})
+    grow(root)
+    step = programs.Step(root)
+    x, v1, v2 = step.input("x", 8), step.state("lif1.v", 33), step.state("lif2.v", 96)
+    s1 = step.lif(quantised(step, "a", x, kind), v1, "lif1")
+    halves = step.call(torch.mul, step.call(torch.sub, s1, 1.0), 0.5)
+    s2 = step.lif(quantised(step, "b", halves, kind), v2, "lif2")
+    program = step.program(quantised(step, "c", s2, kind))
+
+    def eager(x: Tensor, v1: Tensor, v2: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        s1, v1 = lif(current(root["a"], x, kind), v1)
+        s2, v2 = lif(current(root["b"], (s1 - 1.0) * 0.5, kind), v2)
+        return [current(root["c"], s2, kind)], [v1, v2]
+
+    return Network(program, eager)
+
+
 def on_the_threshold(kind: str) -> Network:
     """An MLP whose scales and biases are dyadic, so that membranes meet their threshold."""
     network = mlp(kind)

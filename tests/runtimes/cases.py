@@ -1,6 +1,6 @@
 """Writes exported files, inputs for them and what eager torch computes, for other runtimes.
 
-Usage: python -m tests.node.cases FOLDER
+Usage: python -m tests.runtimes.cases FOLDER
 """
 
 # pyright: basic
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from snncompile.export import export_program
-from tests.export.quantised_networks import NETWORKS, Network
+from tests.export.quantised_networks import NETWORKS, Network, wide
 from tests.export.runtimes import spikes, states
 
 STEPS, BATCH = 6, 3
@@ -28,15 +28,19 @@ def main(folder: Path) -> None:
     for name, make in NETWORKS.items():
         for kind in KINDS:
             for form in FORMS:
-                _write(folder / f"{name}-{kind}-{form}", make(kind), kind, form)
+                settings = {"weights": kind, "form": form}
+                _write(folder / f"{name}-{kind}-{form}", make(kind), settings)
+    for kind in KINDS:
+        settings = {"weights": kind, "form": "step", "target": "x86-int8"}
+        _write(folder / f"wide-{kind}-integers", wide(kind), settings)
 
 
-def _write(path: Path, network: Network, kind: Any, form: Any) -> None:
+def _write(path: Path, network: Network, settings: Any) -> None:
     shape = network.program.placeholders()[0].meta["val"].shape[1:]
     x = spikes(STEPS, BATCH, *shape)
     held = [torch.zeros_like(value) for value in states(network.program, BATCH)]
-    export_program(network.program, path.with_suffix(".onnx"), weights=kind, form=form, check=(x,))
-    calls = _steps(network, x, held) if form == "step" else [_whole(network, x, held)]
+    export_program(network.program, path.with_suffix(".onnx"), check=(x,), **settings)
+    calls = _steps(network, x, held) if settings["form"] == "step" else [_whole(network, x, held)]
     path.with_suffix(".json").write_text(json.dumps({"calls": calls}))
 
 
