@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check runtimes format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -33,6 +33,16 @@ check: $(STAMP) ## format, lint, types, layers and tests: what a change must pas
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2
+
+runtimes: $(STAMP) ## compare exported files in old onnxruntimes, -node and -web; needs node and npm
+	$(BIN)/python -m tests.runtimes.cases out/runtimes/cases
+	for version in 1.16.3 1.19.2; do \
+		$(PYTHON) -m venv out/runtimes/$$version && \
+		out/runtimes/$$version/bin/python -m pip install --quiet onnxruntime==$$version 'numpy<2' && \
+		out/runtimes/$$version/bin/python tests/runtimes/compare.py out/runtimes/cases || exit 1; \
+	done
+	cd tests/runtimes && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+	node tests/runtimes/compare.mjs out/runtimes/cases
 
 format: $(STAMP) ## format the code and mend what the linter can mend
 	$(BIN)/ruff format

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from snncompile import passes as registry
 from snncompile.capture import capture
 from snncompile.errors import InputError
-from snncompile.export import ExportReport, export_program
+from snncompile.export import Encoding, ExportReport, Form, Target, export_program
 from snncompile.module import Transformed
 from snncompile.rewrite import Pass
 from snncompile.runtime.schedule import ScheduleName
@@ -68,7 +68,9 @@ def export(  # noqa: PLR0913
     path: str | os.PathLike[str],
     *,
     example_inputs: Tensor | Sequence[Any] | None = None,
-    form: Literal["step", "sequence"] = "sequence",
+    weights: Encoding = "float32",
+    form: Form = "sequence",
+    target: Target = "any",
     batch: Literal["dynamic"] | int = "dynamic",
     opset: int = 18,
 ) -> ExportReport:
@@ -79,8 +81,14 @@ def export(  # noqa: PLR0913
         path: The file; it appears whole or not at all.
         example_inputs: Arguments of one call; needed when nothing was captured yet, and what the
             check runs on.
+        weights: How weights are stored. "binary" takes one bit for each weight of the layers
+            that have two levels a channel, as the pass `binarize` makes them, "ternary" two bits
+            where there are three levels; other layers stay float32. "int8" rounds all weights to
+            255 levels a channel.
         form: "sequence" takes whole sequences; "step" one time step, with states as inputs and
-            outputs.
+            outputs; "unrolled" sequences as long as the example's, without control flow.
+        target: "x86-int8" has wide linear layers with encoded weights add up in 8-bit integers:
+            faster on x86 processors with VNNI, slower in browsers, exact in both.
         batch: "dynamic", or a fixed batch size.
         opset: The ONNX operator set, 17 to 23.
 
@@ -95,12 +103,15 @@ def export(  # noqa: PLR0913
     transformed = (
         module if isinstance(module, Transformed) else Transformed(module, (), "auto", None)
     )
+    settings: Any = {
+        "weights": weights, "form": form, "target": target, "batch": batch, "opset": opset,
+    }  # fmt: skip
     if example_inputs is None:
-        return export_program(transformed.program, path, form=form, batch=batch, opset=opset)
+        return export_program(transformed.program, path, **settings)
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     program = transformed.program_for(*args)
     check = tuple(leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor))
-    return export_program(program, path, form=form, batch=batch, opset=opset, check=check)
+    return export_program(program, path, check=check, **settings)
 
 
 def _passes(passes: str | Pass | Sequence[str | Pass]) -> tuple[Pass, ...]:

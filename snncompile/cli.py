@@ -3,11 +3,8 @@
 What a command finds goes to stdout, progress and errors go to stderr.
 """
 
-import json
-import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable
 from dataclasses import asdict, astuple
 from functools import wraps
 from inspect import getdoc
@@ -15,32 +12,35 @@ from pathlib import Path
 from typing import Annotated, Literal, ParamSpec, cast
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor, nn
 
 from snncompile import api
+from snncompile.deployed import Deployed
 from snncompile.errors import InputError, SnncompileError
 from snncompile.ir.text import text
-from snncompile.loading import Example, Network
+from snncompile.latency import latency
+from snncompile.loading import Example, Network, array_from
 from snncompile.module import Transformed
 from snncompile.options import (
     AsJson,
     Batch,
+    Form,
     Input,
     Model,
     Over,
     Passes,
     Schedule,
     Seed,
+    StateDict,
     Steps,
+    Target,
     Train,
     Weights,
 )
 from snncompile.passes import PASSES
 from snncompile.runtime.schedule import ScheduleName
 from snncompile.summary import layers_of
+from snncompile.terminal import beginning, print_json, print_table, save, working, write
 
 DIFFERS = 1
 REFUSED = 2
@@ -93,23 +93,23 @@ def inspect(  # noqa: PLR0913
     batch: Batch = None,
     layout: Over = None,
     seed: Seed = 0,
-    weights: Weights = None,
+    state_dict: StateDict = None,
     train: Train = False,
     as_json: AsJson = False,
 ) -> None:
     """Print a model's program and, layer by layer, parameters, shapes and memory of state."""
-    network = Network(model, weights, train)
+    network = Network(model, state_dict, train)
     example = Example(input, time_steps, batch, layout, seed)
-    with _working("capturing"):
+    with working("capturing"):
         program = api.capture(network.load(), example.load(), time_steps=example.captured_steps)
         example.check_steps(program.time)
         listing, layers = text(program), layers_of(program)
     if as_json:
-        _print_json({"text": listing, "layers": [asdict(layer) for layer in layers]})
+        print_json({"text": listing, "layers": [asdict(layer) for layer in layers]})
         return
     print(listing)
     print()
-    _print_table(COLUMNS, (astuple(layer) for layer in layers))
+    print_table(COLUMNS, (astuple(layer) for layer in layers))
 
 
 @_command
@@ -122,7 +122,7 @@ def transform(  # noqa: PLR0913
     batch: Batch = None,
     layout: Over = None,
     seed: Seed = 0,
-    weights: Weights = None,
+    state_dict: StateDict = None,
     train: Train = False,
     schedule: Schedule = "auto",
     save: Annotated[
@@ -131,18 +131,18 @@ def transform(  # noqa: PLR0913
     as_json: AsJson = False,
 ) -> None:
     """Rewrite a model by passes and print its program before and after."""
-    network = Network(model, weights, train)
+    network = Network(model, state_dict, train)
     example = Example(input, time_steps, batch, layout, seed)
-    with _working("capturing and rewriting"):
+    with working("capturing and rewriting"):
         loaded, inputs = network.load(), example.load()
         before = api.capture(loaded, inputs, time_steps=example.captured_steps)
         transformed = _transformed(loaded, inputs, example, passes, schedule)
         texts = {"before": text(before), "after": text(transformed.program)}
     if save is not None:
         for name, content in texts.items():
-            _write(save / f"{name}.txt", content + "\n")
+            write(save / f"{name}.txt", content + "\n")
     if as_json:
-        _print_json(texts)
+        print_json(texts)
         return
     print("\n\n".join(f"{name}:\n{content}" for name, content in texts.items()))
 
@@ -157,16 +157,16 @@ def verify(  # noqa: PLR0913
     batch: Batch = None,
     layout: Over = None,
     seed: Seed = 0,
-    weights: Weights = None,
+    state_dict: StateDict = None,
     train: Train = False,
     schedule: Schedule = "auto",
     gradients: Annotated[bool, typer.Option(help="Compare gradients as well.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Compare a model with its transformed self: outputs, every neuron's spikes, gradients."""
-    network = Network(model, weights, train)
+    network = Network(model, state_dict, train)
     example = Example(input, time_steps, batch, layout, seed)
-    with _working("transforming and comparing"):
+    with working("transforming and comparing"):
         loaded, inputs = network.load(), example.load()
         transformed = _transformed(loaded, inputs, example, passes, schedule)
         report = api.verify(loaded, transformed, inputs, gradients=gradients)
@@ -174,7 +174,7 @@ def verify(  # noqa: PLR0913
     if silent:
         print(f"note: never fired on this input: {', '.join(silent)}", file=sys.stderr)
     if as_json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         print(report)
     if not report.ok:
@@ -196,28 +196,57 @@ def export(  # noqa: PLR0913
     ] = "dynamic",
     layout: Over = None,
     seed: Seed = 0,
-    weights: Weights = None,
-    form: Annotated[
-        Literal["step", "sequence"],
-        typer.Option(help="One step with states in and out, or whole sequences."),
-    ] = "sequence",
+    state_dict: StateDict = None,
+    weights: Weights = "float32",
+    form: Form = "sequence",
+    target: Target = "any",
     opset: Annotated[int, typer.Option(help="The ONNX operator set.")] = 18,
     as_json: AsJson = False,
 ) -> None:
     """Write a model as an ONNX file that onnxruntime has been seen to agree with."""
     accepted = _accepted_batch(batch)
     samples = accepted if isinstance(accepted, int) else None
-    network, example = Network(model, weights), Example(input, time_steps, samples, layout, seed)
-    with _working("capturing and exporting"):
+    network, example = Network(model, state_dict), Example(input, time_steps, samples, layout, seed)
+    with working("capturing and exporting"):
         inputs = example.load()
         transformed = _transformed(network.load(), inputs, example, passes, "auto")
         report = api.export(
-            transformed, output, example_inputs=inputs, form=form, batch=accepted, opset=opset
-        )
+            transformed, output, example_inputs=inputs, weights=weights, form=form,
+            target=target, batch=accepted, opset=opset,
+        )  # fmt: skip
+        speed = latency(output)
     if as_json:
-        _print_json(asdict(report))
+        print_json({**asdict(report), "speed": asdict(speed)})
     else:
-        print(report)
+        print(f"{report}\n  {speed}")
+
+
+@_command
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What export wrote.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="A .npy file for every input.")
+    ],
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="An .npz file for the outputs, each by its name."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run an exported file on a sequence with onnxruntime, its states starting afresh."""
+    with working("running"):
+        net = Deployed(file)
+        results = net.run(*(array_from(path) for path in inputs))
+    arrays = [results] if len(net.outputs) == 1 else list(results)
+    named = dict(zip(net.outputs, arrays, strict=True))
+    if output is not None:
+        save(output, named)
+    if as_json:
+        print_json({"outputs": {name: array.tolist() for name, array in named.items()}})
+    else:
+        rows = ((n, list(a.shape), f"{a.mean():.6g}", beginning(a)) for n, a in named.items())
+        print_table(("output", "shape", "mean", "values"), rows)
 
 
 @_command
@@ -226,9 +255,9 @@ def passes(*, as_json: AsJson = False) -> None:
     rows = [(item.name, item.keeps, (getdoc(item) or "").partition("\n")[0]) for item in PASSES]
     columns = ("name", "keeps", "summary")
     if as_json:
-        _print_json({"passes": [dict(zip(columns, row, strict=True)) for row in rows]})
+        print_json({"passes": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
-        _print_table(columns, rows)
+        print_table(columns, rows)
 
 
 # Between options and the compiler -----------------------------------------------------------------
@@ -258,39 +287,3 @@ def _accepted_batch(batch: str) -> int | Literal["dynamic"]:
     if not batch.isdecimal() or int(batch) == 0:
         raise InputError(f"--batch is {batch!r}; give a number of samples, or dynamic")
     return int(batch)
-
-
-# Output -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _working(doing: str) -> Generator[None]:
-    """Show progress; what a model prints meanwhile goes to stderr, where it spoils no result."""
-    with redirect_stdout(sys.stderr), Console(stderr=True).status(doing):
-        yield
-
-
-def _print_json(data: Mapping[str, object]) -> None:
-    print(json.dumps(data, default=str))
-
-
-def _print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))
-    Console().print(table)
-
-
-def _write(path: Path, content: str) -> None:
-    """Put a whole file in place or none."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(content)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise InputError(f"cannot write {path}: {error.strerror}") from error

@@ -11,10 +11,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from traceback import extract_tb
 from types import ModuleType
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snncompile.errors import InputError
@@ -39,12 +40,12 @@ class Network:
 
     Attributes:
         name: ``package.module:callable`` or ``path/file.py:callable``.
-        weights: A checkpoint to load into it.
+        state_dict: A checkpoint to load into it.
         training: In training mode instead of evaluation mode.
     """
 
     name: str
-    weights: Path | None = None
+    state_dict: Path | None = None
     training: bool = False
 
     def load(self) -> nn.Module:
@@ -54,8 +55,8 @@ class Network:
             InputError: The name leads to no model, or the weights do not fit.
         """
         model = _model(self.name)
-        if self.weights is not None:
-            _load_weights(model, self.weights)
+        if self.state_dict is not None:
+            _load_weights(model, self.state_dict)
         return model.train(self.training)
 
 
@@ -120,9 +121,9 @@ class Example:
         if self.batch is not None:
             raise InputError(f"--batch does not go with {path}: a file is used as it is")
         try:
-            return torch.from_numpy(np.load(path, allow_pickle=False))  # pyright: ignore[reportUnknownMemberType]
-        except (OSError, ValueError, TypeError, EOFError) as error:
-            raise InputError(f"cannot read {path} as an array: {_sentence(error)}") from error
+            return torch.from_numpy(array_from(path))  # pyright: ignore[reportUnknownMemberType]
+        except TypeError as error:
+            raise InputError(f"cannot read {path} as a tensor: {_sentence(error)}") from error
 
     def _shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
         batch = BATCH if self.batch is None else self.batch
@@ -135,6 +136,19 @@ class Example:
         if self.layout == "batch-first":
             return (batch, self.time_steps, *sample)
         return (self.time_steps, batch, *sample)
+
+
+def array_from(path: Path) -> NDArray[Any]:
+    """The array in a .npy file; nothing of it is run.
+
+    Raises:
+        InputError: There is no such file, or it holds something else.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cannot read {path} as an array: {_sentence(error)}") from error
+    return array
 
 
 def _sizes(described: str) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The options that commands of the command line share."""
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
@@ -37,9 +37,14 @@ Over: TypeAlias = Annotated[
     ),
 ]
 Seed: TypeAlias = Annotated[int, typer.Option(help="Of the random input.")]
-Weights: TypeAlias = Annotated[
+StateDict: TypeAlias = Annotated[
     Path | None,
-    typer.Option(help='A state dict, or {"state_dict": ...}; loaded with weights_only=True.'),
+    typer.Option(
+        "--state-dict",
+        metavar="FILE",
+        help='The model\'s trained state dict, or {"state_dict": ...}; loaded with '
+        "weights_only=True.",
+    ),
 ]
 Train: TypeAlias = Annotated[bool, typer.Option("--train/--eval", help="The model's mode.")]
 Passes: TypeAlias = Annotated[
@@ -49,3 +54,18 @@ Schedule: TypeAlias = Annotated[
     str, typer.Option(help="auto, steps, layers, or how many steps at a time.")
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Weights: TypeAlias = Annotated[
+    Literal["float32", "int8", "ternary", "binary"],
+    typer.Option(help="How the file stores weights: 32, 8, 2 bits or 1 bit each."),
+]
+Form: TypeAlias = Annotated[
+    Literal["step", "sequence", "unrolled"],
+    typer.Option(
+        help="One step with states in and out, whole sequences, or sequences of a fixed length "
+        "without control flow."
+    ),
+]
+Target: TypeAlias = Annotated[
+    Literal["any", "x86-int8"],
+    typer.Option(help="Where the file will run; x86-int8 adds up in integers."),
+]

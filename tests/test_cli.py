@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from snncompile import cli
+from snncompile import Deployed, cli
 from snncompile.ir.program import Program
 from snncompile.passes import BY_NAME, PASSES
 from snncompile.rewrite import Keeps, Pass
@@ -181,7 +181,7 @@ def test_verify_exits_with_1_when_outputs_differ(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("network", [LOOPED, MULTI_STEP], ids=["looped", "multi-step"])
-@pytest.mark.parametrize("form", ["step", "sequence"])
+@pytest.mark.parametrize("form", ["step", "sequence", "unrolled"])
 def test_export_writes_a_checked_file(network: tuple[str, ...], form: str, tmp_path: Path) -> None:
     file = tmp_path / "net.onnx"
 
@@ -214,6 +214,68 @@ def test_a_batch_that_is_no_number_is_refused(tmp_path: Path) -> None:
 
     assert message == "error: --batch is 'many'; give a number of samples, or dynamic\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_stores_binary_weights_and_reports_size_exactness_and_speed(tmp_path: Path) -> None:
+    network = (f"{NETWORKS}:binary", "--input", "6", "--time-steps", "8")
+    arguments = ("--weights", "binary", "--form", "step", "-o", str(tmp_path / "net.onnx"))
+
+    report = printed("export", *network, *arguments)
+    lines = run("export", *network, *arguments).stdout
+
+    assert set(report["weights"]["layers"].values()) == {"binary"}
+    assert (report["exactness"], report["agreement"]["moved"]) == ("exact", 0)
+    assert report["speed"]["milliseconds"] > 0
+    assert "layers: 2 binary; float32 would take" in lines
+    assert "arithmetic: exact" in lines
+    assert "ms a step, batch 1, 1 steps a call" in lines
+
+
+def test_weights_that_are_not_binary_are_refused(tmp_path: Path) -> None:
+    message = refused("export", *LOOPED, "--weights", "binary", "-o", str(tmp_path / "net.onnx"))
+
+    assert "no layer has binary weights" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_dict_is_no_encoding(tmp_path: Path) -> None:
+    result = run("export", *LOOPED, "--weights", "net.pt", "-o", str(tmp_path / "net.onnx"))
+
+    assert result.exit_code == 2
+    assert "float32" in result.stderr
+
+
+# run ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["step", "sequence", "unrolled"])
+def test_run_runs_an_exported_file(form: str, tmp_path: Path) -> None:
+    file, x = tmp_path / "net.onnx", np.random.default_rng(0).random((8, 2, 6), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    run("export", *LOOPED, "-o", str(file), "--form", form)
+
+    report = printed("run", str(file), str(tmp_path / "x.npy"))
+    saved = run("run", str(file), str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npz"))
+
+    wanted = Deployed(file).run(x)
+    assert np.array_equal(np.array(report["outputs"]["out0"], np.float32), wanted)
+    assert np.array_equal(np.load(tmp_path / "y.npz")["out0"], wanted)
+    assert "[8, 2, 3]" in saved.stdout
+    assert wanted.any()
+
+
+def test_run_refuses_what_is_no_exported_file(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"no network")
+    np.save(tmp_path / "x.npy", np.zeros((8, 2, 6)))
+
+    broken = refused("run", str(tmp_path / "net.onnx"), str(tmp_path / "x.npy"))
+    missing = refused("run", str(tmp_path / "absent.onnx"), str(tmp_path / "x.npy"))
+    run("export", *LOOPED, "-o", str(tmp_path / "net.onnx"))
+    no_array = refused("run", str(tmp_path / "net.onnx"), str(tmp_path / "net.onnx"))
+
+    assert "does not load" in broken
+    assert "there is no file" in missing
+    assert "as an array" in no_array
 
 
 # passes -------------------------------------------------------------------------------------------
@@ -272,5 +334,5 @@ def test_unexpected_exceptions_propagate(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_help_tells_the_exit_codes() -> None:
-    for command in ([], ["inspect"], ["transform"], ["verify"], ["export"], ["passes"]):
+    for command in ([], ["inspect"], ["transform"], ["verify"], ["export"], ["run"], ["passes"]):
         assert "Exit codes: 0 ok; 1 the" in run(*command, "--help").stdout

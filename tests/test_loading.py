@@ -50,7 +50,7 @@ def test_what_a_model_prints_is_kept_off_stdout() -> None:
             "no_such_package.nets:build",
             "importing no_such_package.nets failed: ModuleNotFoundError: No module named",
         ),
-        (f"{NETWORKS}:lopped", "has no 'lopped'; it has Fire, Looped, BatchFirst and 8 more"),
+        (f"{NETWORKS}:lopped", "has no 'lopped'; it has Fire, Looped, BatchFirst and 10 more"),
         (f"{NETWORKS}:number", "is of type int, not a torch.nn.Module"),
         (f"{NETWORKS}:three", "is of type int, not a torch.nn.Module"),
         (f"{NETWORKS}:broken", "RuntimeError: there is no pretrained file"),
@@ -132,13 +132,13 @@ def test_weights_are_loaded(tmp_path: Path, wrapped: bool) -> None:
     state = weights_of("multi_step")
     torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "net.pt")
 
-    report = printed("verify", *MULTI_STEP, "--weights", str(tmp_path / "net.pt"))
+    report = printed("verify", *MULTI_STEP, "--state-dict", str(tmp_path / "net.pt"))
 
     assert [neuron["rate"] for neuron in report["neurons"]] == [0, 0]
 
 
 def test_missing_weights_are_refused() -> None:
-    message = refused("inspect", *LOOPED, "--weights", "missing.pt")
+    message = refused("inspect", *LOOPED, "--state-dict", "missing.pt")
 
     assert message.startswith("error: cannot load weights from missing.pt")
 
@@ -147,8 +147,8 @@ def test_a_file_of_anything_else_than_weights_is_refused(tmp_path: Path) -> None
     (tmp_path / "text.pt").write_text("no checkpoint")
     torch.save([1, 2], tmp_path / "list.pt")
 
-    text = refused("inspect", *LOOPED, "--weights", str(tmp_path / "text.pt"))
-    numbers = refused("inspect", *LOOPED, "--weights", str(tmp_path / "list.pt"))
+    text = refused("inspect", *LOOPED, "--state-dict", str(tmp_path / "text.pt"))
+    numbers = refused("inspect", *LOOPED, "--state-dict", str(tmp_path / "list.pt"))
 
     assert "cannot load weights from" in text
     assert "list.pt holds a list, not a state dict" in numbers
@@ -157,7 +157,7 @@ def test_a_file_of_anything_else_than_weights_is_refused(tmp_path: Path) -> None
 def test_weights_of_another_model_are_refused_with_their_names(tmp_path: Path) -> None:
     torch.save(weights_of("one_step"), tmp_path / "other.pt")
 
-    message = refused("inspect", *LOOPED, "--weights", str(tmp_path / "other.pt"))
+    message = refused("inspect", *LOOPED, "--state-dict", str(tmp_path / "other.pt"))
 
     assert "missing first.weight, first.bias, norm.weight and" in message
     assert "unexpected 0.weight, 0.bias, 2.weight and 1 more" in message
@@ -168,6 +168,6 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     state["first.weight"] = torch.zeros(5, 5)
     torch.save(state, tmp_path / "other.pt")
 
-    message = refused("inspect", *LOOPED, "--weights", str(tmp_path / "other.pt"))
+    message = refused("inspect", *LOOPED, "--state-dict", str(tmp_path / "other.pt"))
 
     assert "size mismatch for first.weight" in message

@@ -184,7 +184,7 @@ class Comparison:
 
     def _expected(self) -> list[Tensor]:
         run = self.reference
-        if self.form == "sequence":
+        if self.form != "step":
             return [*run.results, *run.step_states[-1]]
         over_time = [*zip(*run.step_outputs, strict=True), *zip(*run.step_states, strict=True)]
         return [torch.stack(list(values)) for values in over_time]
@@ -203,7 +203,7 @@ class Comparison:
         """All outputs; those of the step form stacked over the steps."""
         session = _session(model, optimized=optimized)
         initial = [state.numpy() for state in self.reference.initial]
-        if self.form == "sequence":
+        if self.form != "step":
             states = self._state_feed(draft, initial)
             names = [info.name for info in draft.inputs]
             tensors = zip((n for n in names if n not in states), call, strict=True)

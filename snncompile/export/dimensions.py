@@ -27,10 +27,12 @@ class Dimensions:
     Attributes:
         batch: What N is in the file: left open, or a number.
         symbols: The names of the batch among the symbols of the step.
+        time: The number of steps if the program fixes it.
     """
 
     batch: Batch
     symbols: frozenset[str]
+    time: int | None = None
 
     @classmethod
     def of(cls, program: Program, batch: Batch) -> "Dimensions":
@@ -38,7 +40,7 @@ class Dimensions:
         sizes = (size for node in program.placeholders() for size in node.meta["val"].shape)
         expressions = (expression_of(size) for size in sizes if isinstance(size, SymInt))
         symbols = frozenset(str(symbol) for e in expressions for symbol in e.free_symbols)
-        return cls(batch, symbols)
+        return cls(batch, symbols, program.time)
 
     def shape(self, like: Tensor) -> list[Dimension]:
         """The sizes of a value that torch describes by a fake tensor."""
@@ -52,7 +54,8 @@ class Dimensions:
             (str(s) for s in expression_of(size).free_symbols), key=len, reverse=True
         ):
             text = text.replace(symbol, "N" if symbol in self.symbols else "T")
-        return self.batch if text == "N" and isinstance(self.batch, int) else text
+        known = {"N": self.batch, "T": self.time}.get(text)
+        return known if isinstance(known, int) else text
 
     def numbers(self, like: Tensor, batch: int, steps: int) -> list[int]:
         """The sizes of a value for one batch size and number of steps."""

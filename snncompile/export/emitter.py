@@ -1,27 +1,24 @@
-"""Writes the nodes of an fx graph as ONNX: looks up recipes, calls neurons, folds constants.
+"""Writes the nodes of an fx graph as ONNX: looks up recipes, calls neurons, folds constants."""
 
-What depends on parameters alone (a decay that is the sigmoid of a parameter) is computed by torch
-while the file is written, so that no runtime's sigmoid can round it differently.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
 from snncompile.errors import ExportError
+from snncompile.export.constants import known_values
+from snncompile.export.encoded_synapses import EncodedSynapse
 from snncompile.export.graph import GraphWriter, Value
 from snncompile.export.neurons import FunctionLibrary
 from snncompile.export.recipes import LAYS_OUT_WEIGHTS, apply, recipe_of_call, recipe_of_layer
+from snncompile.export.synapse_functions import call_synapse
 from snncompile.export.synapses import Weight
 from snncompile.export.tracing import is_function
 from snncompile.ir.names import place
-from snncompile.ir.operations import is_part, is_pure
+from snncompile.ir.operations import is_part
 from snncompile.ir.program import Program, is_neuron, origin
 from snncompile.ir.surrogates import fire
-from snncompile.ir.values import StepInterpreter
 
 Written: TypeAlias = Value | tuple[Value, ...]
 """What a node became: one value, or one for each item of a tuple."""
@@ -35,29 +32,23 @@ class Emitter:
     Attributes:
         program: Whose modules, parameters and constants the nodes refer to.
         functions: The local functions of the model.
+        encoded: The synapses whose weights are encoded.
     """
 
-    def __init__(self, program: Program, functions: FunctionLibrary) -> None:
+    def __init__(
+        self,
+        program: Program,
+        functions: FunctionLibrary,
+        encoded: Mapping[fx.Node, EncodedSynapse],
+    ) -> None:
         self.program = program
         self.functions = functions
+        self.encoded = encoded
         self._known: dict[fx.Node, Any] = {}
 
     def fold(self, graph: fx.Graph) -> None:
         """Compute what depends on parameters and constants alone."""
-        interpreter = StepInterpreter(self.program, graph)
-        interpreter.env = self._known
-        with torch.no_grad():
-            for node in graph.nodes:
-                if self._is_known(node):
-                    self._known[node] = interpreter.run_node(node)
-
-    def _is_known(self, node: fx.Node) -> bool:
-        if node.op == "get_attr":
-            return True
-        if node.op == "call_module" or node.op in ("placeholder", "output") or is_neuron(node):
-            return False
-        inputs = node.all_input_nodes
-        return all(source in self._known for source in inputs) and is_pure(self.program, node)
+        self._known.update(known_values(self.program, graph))
 
     def is_known(self, node: fx.Node) -> bool:
         """Whether `fold` computed the node."""
@@ -88,9 +79,13 @@ class Emitter:
         Raises:
             ExportError: There is no recipe; names the node, the reason and the way out.
         """
+        graph.scope = origin(node)
+        if node in self.encoded:
+            synapse = self.encoded[node]
+            current = call_synapse(self.functions, graph, synapse, lookup(synapse.synapse.source))
+            return _typed(current, node)
         args = map_arg(node.args, lookup)
         kwargs = map_arg(node.kwargs, lookup)
-        graph.scope = origin(node)
         try:
             args, kwargs = _stored(graph, args, node), _stored(graph, kwargs, node)
             return _typed(self._result(graph, node, args, kwargs), node)

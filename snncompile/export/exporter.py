@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -14,16 +15,21 @@ from torch import Tensor, fx
 
 from snncompile.errors import ExportError, InputError
 from snncompile.export.agreement import Comparison, probes, thresholds
+from snncompile.export.change import change
+from snncompile.export.connections import synapses_of
 from snncompile.export.dimensions import Batch, Dimensions
 from snncompile.export.draft import IR_VERSIONS, Draft
 from snncompile.export.emitter import Emitter
+from snncompile.export.encoded_synapses import TARGETS, EncodedSynapse, Target, encode
+from snncompile.export.encodings import ENCODINGS, Encoding
 from snncompile.export.exactness import LARGEST_INPUT, exactness
 from snncompile.export.graph import GraphWriter, Names
 from snncompile.export.neurons import FunctionLibrary
 from snncompile.export.reference import example_call, run
-from snncompile.export.report import Agreement, ExportReport, Form
-from snncompile.export.sequence_form import write_sequence
+from snncompile.export.report import Agreement, EncodedWeights, ExportReport, Form
+from snncompile.export.sequence_form import write_sequence, write_unrolled
 from snncompile.export.step_form import write_step
+from snncompile.export.surroundings import result_names
 from snncompile.ir.program import Program
 
 CHECKED_STEPS = 4
@@ -33,7 +39,7 @@ CHECKED_BATCH = 2
 LARGEST_FILE = 2**31 - 2**20
 """Protobuf ends at 2 GiB; some room is left for the graph itself."""
 
-_FORMS = {"step": write_step, "sequence": write_sequence}
+_FORMS = {"step": write_step, "sequence": write_sequence, "unrolled": write_unrolled}
 
 
 def export_program(  # noqa: PLR0913
@@ -41,6 +47,8 @@ def export_program(  # noqa: PLR0913
     path: str | os.PathLike[str],
     *,
     form: Form = "sequence",
+    weights: Encoding = "float32",
+    target: Target = "any",
     batch: Literal["dynamic"] | int = "dynamic",
     opset: int = 18,
     check: tuple[Tensor, ...] | None = None,
@@ -52,7 +60,13 @@ def export_program(  # noqa: PLR0913
     Args:
         program: The program; its layers in eval mode, its nodes with ``meta["val"]``.
         path: The file; it appears whole or not at all.
-        form: "sequence" takes and returns what the model does; "step" is one time step.
+        form: "sequence" takes and returns what the model does; "step" is one time step; "unrolled"
+            is "sequence" for one number of steps, without control flow.
+        weights: "binary" stores the weights that have two levels a channel as one bit each,
+            "ternary" those that have three as two bits; all others stay float32. "int8" rounds
+            every weight to 255 levels a channel.
+        target: "x86-int8" has wide linear layers with encoded weights add up in 8-bit integers:
+            faster on x86 processors with VNNI, slower in browsers, exact in both.
         batch: "dynamic", or the batch size that the file declares.
         opset: The version of the ONNX operators, 17 to 23.
         check: The tensors of a call to compare on; random ones by default.
@@ -61,36 +75,89 @@ def export_program(  # noqa: PLR0913
         What was written, and how exactly it agrees with torch.
 
     Raises:
-        ExportError: A layer has no recipe or trains, or onnxruntime disagrees with torch.
+        ExportError: A layer has no recipe or trains, no weight fits the encoding or one is not
+            finite, or onnxruntime disagrees with torch.
         InputError: The form, the batch, the opset or the directory does not exist.
     """
-    target = Path(path)
-    _check_arguments(target, form, batch, opset)
-    known, reason = exactness(program)
-    draft, model = _written(program, form, batch, opset)
-    about = _about(program, draft, form)
+    file = Path(path)
+    _check_arguments(file, {"form": form, "weights": weights, "target": target}, batch, opset)
+    if form == "unrolled":
+        program = replace(program, time=_steps(program, check))
+    source = _Source(program, encode(program, weights, target), form, opset)
+    codes = {node: synapse.code for node, synapse in source.encoded.items()}
+    known, reason = exactness(program, codes)
+    draft, model = source.written(batch)
+    about = {**_about(program, draft, form), "weights": weights, "target": target, "batch": batch}
     _describe(model, {**about, "exactness": known, "exactness_reason": reason, "form": form})
     _check_model(model)
     data = model.SerializeToString()
-    agreement = _compared(program, form, opset, check or _example(program, batch), data)
-    write_atomically(target, data)
+    agreement, changed = _compared(source, check or _example(program, batch), data)
+    write_atomically(file, data)
     names, nodes = tuple(f.name for f in model.functions), len(model.graph.node)
-    return ExportReport(target, len(data), form, opset, nodes, names, known, reason, agreement)
+    return ExportReport(
+        file, len(data), form, opset, nodes, names, known, reason, agreement, changed
+    )
+
+
+def _steps(program: Program, call: tuple[Tensor, ...] | None) -> int:
+    """How many steps an unrolled file has."""
+    if program.time is not None:
+        return program.time
+    if call is None:
+        raise InputError(
+            "export: an unrolled file has a fixed number of steps; give example_inputs with as many"
+        )
+    return len(run(program, call, (), {}).step_inputs)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is written, and how.
+
+    Attributes:
+        program: The program.
+        encoded: Its synapses whose weights are encoded.
+        form: Of the file.
+        opset: Of the file.
+    """
+
+    program: Program
+    encoded: dict[fx.Node, EncodedSynapse]
+    form: Form
+    opset: int
+
+    def written(
+        self, batch: Batch, watch: tuple[fx.Node, ...] = ()
+    ) -> tuple[Draft, onnx.ModelProto]:
+        """The model, and its main graph with the interface."""
+        functions = FunctionLibrary(self.opset)
+        emitter = Emitter(self.program, functions, self.encoded)
+        dimensions = Dimensions.of(self.program, batch)
+        graph = GraphWriter(self.opset, Names())
+        draft = _FORMS[self.form](emitter, graph, dimensions, watch)
+        return draft, draft.model(functions, type(self.program.root).__name__)
 
 
 def _compared(
-    program: Program, form: Form, opset: int, call: tuple[Tensor, ...], data: bytes
-) -> Agreement:
-    """Compare a serialized model with torch, neuron by neuron."""
-    watched = probes(thresholds(program))
-    draft, probed = _written(program, form, "dynamic", opset, watched)
-    comparison = Comparison(program, run(program, call, watched), form)
-    return comparison.check(call, draft, probed.SerializeToString(), data)
+    source: _Source, call: tuple[Tensor, ...], data: bytes
+) -> tuple[Agreement, EncodedWeights]:
+    """Compare a serialized model with torch, neuron by neuron, and that with the float weights."""
+    program = source.program
+    found = thresholds(program)
+    watched = probes(found)
+    draft, probed = source.written("dynamic", watched)
+    reference = run(program, call, watched, source.encoded)
+    plain = run(program, call, watched, {}) if source.encoded else reference
+    comparison = Comparison(program, reference, source.form)
+    agreement = comparison.check(call, draft, probed.SerializeToString(), data)
+    changed = change(synapses_of(program), source.encoded, (plain, reference), found)
+    return agreement, changed
 
 
-def _check_arguments(path: Path, form: str, batch: object, opset: int) -> None:
-    if form not in _FORMS:
-        raise InputError(f"export: form is {form!r}; use one of {', '.join(_FORMS)}")
+def _check_arguments(path: Path, chosen: dict[str, str], batch: object, opset: int) -> None:
+    for name, known in (("form", _FORMS), ("weights", ENCODINGS), ("target", TARGETS)):
+        if chosen[name] not in known:
+            raise InputError(f"export: {name} is {chosen[name]!r}; use one of {', '.join(known)}")
     if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
         raise InputError(f"export: batch is {batch!r}; use 'dynamic' or a positive number")
     if opset not in IR_VERSIONS:
@@ -99,16 +166,6 @@ def _check_arguments(path: Path, form: str, batch: object, opset: int) -> None:
         raise InputError(f"export: the directory {path.parent} does not exist; create it first")
     if path.is_dir():
         raise InputError(f"export: {path} is a directory; name a file in it")
-
-
-def _written(
-    program: Program, form: Form, batch: Batch, opset: int, watch: tuple[fx.Node, ...] = ()
-) -> tuple[Draft, onnx.ModelProto]:
-    functions = FunctionLibrary(opset)
-    emitter = Emitter(program, functions)
-    dimensions = Dimensions.of(program, batch)
-    draft = _FORMS[form](emitter, GraphWriter(opset, Names()), dimensions, watch)
-    return draft, draft.model(functions, type(program.root).__name__)
 
 
 def _example(program: Program, batch: Batch) -> tuple[Tensor, ...]:
@@ -127,15 +184,26 @@ def _about(program: Program, draft: Draft, form: Form) -> dict[str, object]:
         }
         for state, (before, after) in pairs
     ]
-    reductions = {spec.name: spec.reduce for spec in program.outputs}
     return {
         "snncompile": version("snncompile"),
         "states": states,
         "time": program.time if program.time is not None else "any",
         "weights_sha256": _fingerprint(program),
         "exact_for": f"inputs that are integers up to {LARGEST_INPUT} in magnitude",
-        **({"reduce": reductions} if form == "step" else {}),
+        **_interface(program, form),
     }
+
+
+def _interface(program: Program, form: Form) -> dict[str, object]:
+    """The time axes of the inputs, and what the outputs of the steps become."""
+    axes = [spec.axis if spec.kind == "sequence" else None for spec in program.inputs]
+    outputs = [asdict(spec) for spec in program.outputs]
+    if form != "step" and program.prologue is not None:
+        axes = [None] * len(program.prologue.find_nodes(op="placeholder"))
+    if form != "step" and program.epilogue is not None:
+        outputs = [{"name": n, "reduce": "last", "axis": 0} for n in result_names(program)]
+    after = {"after the steps": "the model computes more"} if program.epilogue else {}
+    return {"inputs": axes, "outputs": outputs, **after}
 
 
 def _fingerprint(program: Program) -> str:

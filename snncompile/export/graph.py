@@ -128,13 +128,16 @@ class GraphWriter:
         return outputs
 
     def call(
-        self, function: onnx.FunctionProto, inputs: Sequence[str], numbers: Mapping[str, float]
+        self,
+        function: onnx.FunctionProto,
+        inputs: Sequence[str],
+        attributes: Mapping[str, Attribute],
     ) -> list[str]:
         """Append a call of a local function; returns the names of its outputs."""
         name = self.names.take(self._hint(function.name))
         outputs = [self.names.take(self._hint(output)) for output in function.output]
         node = helper.make_node(function.name, inputs, outputs, name, domain=DOMAIN)
-        node.attribute.extend(helper.make_attribute(key, v) for key, v in numbers.items())
+        node.attribute.extend(helper.make_attribute(key, v) for key, v in attributes.items())
         self.nodes.append(node)
         return outputs
 

@@ -79,7 +79,8 @@ class FunctionLibrary:
         traced = _traced(function, arguments, spec)
         used = {str(p.target) for p in traced.find_nodes(op="placeholder") if p.users}
         body = self._body(traced, arguments, _outputs(node, function))
-        body = self._written(body, _name(node, args, kwargs), function)
+        doc = (inspect.getdoc(function) or "").partition("\n")[0]
+        body = self.add(body, _name(node, args, kwargs), doc)
         tensors = {a.name: a.value.name for a in arguments if isinstance(a.value, Value)}
         numbers = {a.name: a.value for a in arguments if a.name in body.attribute}
         inputs = [value for key, value in tensors.items() if key in used]
@@ -98,17 +99,21 @@ class FunctionLibrary:
             list(writer.read),
         )  # fmt: skip
 
-    def _written(
-        self, body: onnx.FunctionProto, wanted: str, function: Callable[..., Any]
-    ) -> onnx.FunctionProto:
-        """The function of the model that has this body."""
+    def add(self, body: onnx.FunctionProto, wanted: str, doc: str) -> onnx.FunctionProto:
+        """The function of the model that has this body.
+
+        Args:
+            body: Without a name.
+            wanted: The name it gets, with a number behind it if another body has it.
+            doc: What it does, in one line.
+        """
         key = wanted.encode() + body.SerializeToString(deterministic=True)
         if key not in self._by_body:
             taken = {known.name for known in self.functions}
             numbered = (f"{wanted}_{count}" for count in range(2, len(taken) + 3))
             name = next(n for n in (wanted, *numbered) if n not in taken)
             body.name = name
-            body.doc_string = (inspect.getdoc(function) or "").partition("\n")[0]
+            body.doc_string = doc
             self.functions.append(body)
             self._by_body[key] = body
         return self._by_body[key]

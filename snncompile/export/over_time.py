@@ -27,6 +27,8 @@ def reduced(timeline: Timeline, dimensions: Dimensions, output: Output, node: fx
     sequence, graph = timeline.sequence_of(node), timeline.graph
     graph.scope = output.name
     like = _like(sequence.tensor, output, timeline.emitter.program.time)
+    if output.reduce == "running_sum" and timeline.unrolled is not None:
+        return Value(_written_out(graph, sequence, timeline.unrolled), like)
     if output.reduce == "running_sum":
         return Value(_added_up(graph, sequence, dimensions), like)
     return Value(_reduced(graph, sequence, output, timeline.steps), like)
@@ -66,6 +68,16 @@ def _added_up(graph: GraphWriter, sequence: Value, dimensions: Dimensions) -> st
     infos = [dimensions.step(name, sequence.tensor) for name in (total, now, added)]
     step = helper.make_graph(body.nodes, f"{graph.scope}.step", infos[:2], infos[2:])
     return graph.op("Scan", zero, sequence.name, body=step, num_scan_inputs=1)
+
+
+def _written_out(graph: GraphWriter, sequence: Value, steps: int) -> str:
+    """The same sum without a Scan; the first addition, to zero, changes nothing."""
+    indices = (graph.constant(step, torch.int64) for step in range(steps))
+    values = [graph.op("Gather", sequence.name, index, axis=0) for index in indices]
+    total = values[0]
+    for value in values[1:]:
+        total = graph.op("Add", total, value)
+    return total
 
 
 def _like(like: Tensor, output: Output, time: int | None) -> Tensor:

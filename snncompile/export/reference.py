@@ -1,15 +1,18 @@
 """What torch computes for a program, step by step, with the values of chosen nodes kept."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import SymInt, Tensor, fx
 
 from snncompile.export.dimensions import Dimensions, expression_of
+from snncompile.export.encoded_synapses import EncodedSynapse
 from snncompile.ir.program import Output, Program
 from snncompile.ir.values import StepInterpreter
+
+Encodings: TypeAlias = Mapping[fx.Node, EncodedSynapse]
 
 _LEVELS = 256
 """Random inputs are multiples of one over this, which float32 sums without rounding."""
@@ -70,13 +73,31 @@ def _call_shapes(
     return shapes
 
 
-def run(program: Program, call: Sequence[Tensor], watch: Iterable[fx.Node]) -> Run:
+class _Interpreter(StepInterpreter):
+    """Computes encoded synapses in the order of the file."""
+
+    def __init__(self, program: Program, encoded: Encodings, graph: fx.Graph | None = None) -> None:
+        super().__init__(program, graph)
+        self.encoded = encoded
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401
+        """A node's value."""
+        if n not in self.encoded:
+            return super().run_node(n)
+        synapse = self.encoded[n]
+        return synapse.compute(self.env[synapse.synapse.source])
+
+
+def run(
+    program: Program, call: Sequence[Tensor], watch: Iterable[fx.Node], encoded: Encodings
+) -> Run:
     """Run a program in torch.
 
     Args:
         program: The program.
         call: The tensors of one call.
         watch: Nodes of the step whose values are kept.
+        encoded: The synapses that are computed with encoded weights.
 
     Returns:
         What it computed.
@@ -84,19 +105,20 @@ def run(program: Program, call: Sequence[Tensor], watch: Iterable[fx.Node]) -> R
     with torch.no_grad():
         values = list(call)
         if program.prologue is not None:
-            values = list(StepInterpreter(program, program.prologue).run(*call))
+            values = list(_Interpreter(program, encoded, program.prologue).run(*call))
         inputs, computed = values[: len(program.inputs)], values[len(program.inputs) :]
         steps = _steps(program, inputs)
         fed = [_at_step(program, inputs, step) for step in range(steps)]
         initial = _initial(program, computed, fed[0])
         made = sum(isinstance(state.initial, str) for state in program.states)
-        outputs, states, watched = _loop(program, fed, initial, list(watch))
+        interpreter = _Interpreter(program, encoded)
+        outputs, states, watched = _loop(interpreter, fed, initial, list(watch))
         reduced = [
             _reduce(o, s) for o, s in zip(program.outputs, zip(*outputs, strict=True), strict=True)
         ]
         results: Any = reduced
         if program.epilogue is not None:
-            epilogue = StepInterpreter(program, program.epilogue)
+            epilogue = _Interpreter(program, encoded, program.epilogue)
             results = epilogue.run(*reduced, *computed[made:])
     tensors = [result for result in results if isinstance(result, Tensor)]
     return Run(initial, fed, outputs, states, tensors, watched)
@@ -145,9 +167,11 @@ def _batch(program: Program, inputs: Sequence[Tensor]) -> int:
 
 
 def _loop(
-    program: Program, fed: Sequence[list[Tensor]], initial: list[Tensor], watch: list[fx.Node]
+    interpreter: fx.Interpreter,
+    fed: Sequence[list[Tensor]],
+    initial: list[Tensor],
+    watch: list[fx.Node],
 ) -> tuple[list[list[Tensor]], list[list[Tensor]], list[dict[fx.Node, Tensor]]]:
-    interpreter = StepInterpreter(program)
     interpreter.garbage_collect_values = False
     outputs: list[list[Tensor]] = []
     states = [initial]

@@ -1,10 +1,13 @@
 """What an export wrote, and how exactly it agrees with torch."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Form = Literal["step", "sequence"]
+from snncompile.export.encodings import ENCODINGS, Encoding
+
+Form = Literal["step", "sequence", "unrolled"]
 
 
 @dataclass(frozen=True)
@@ -27,19 +30,39 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class EncodedWeights:
+    """What encoding the weights did.
+
+    Attributes:
+        layers: For every synapse, by the name of its weight, how its weight is stored.
+        bytes: What the weights of all synapses take in the file.
+        bytes_of_float32: What they would take as float32.
+        moved: How many spikes of the check differ, in torch, from those with the float weights.
+        difference: The largest absolute difference that makes to the model's results.
+    """
+
+    layers: dict[str, Encoding]
+    bytes: int
+    bytes_of_float32: int
+    moved: int
+    difference: float
+
+
+@dataclass(frozen=True)
 class ExportReport:
     """What was written.
 
     Attributes:
         path: The file.
         bytes: Its size.
-        form: "step" or "sequence".
+        form: "step", "sequence" or "unrolled".
         opset: The version of its operators.
         nodes: How many nodes its main graph has.
         functions: The names of its local functions.
         exactness: "exact" or "tolerance".
         reason: Why it is not exact; empty when it is.
-        agreement: The comparison with torch.
+        agreement: The comparison with torch, which computes with the encoded weights too.
+        weights: What encoding the weights did.
     """
 
     path: Path
@@ -51,6 +74,7 @@ class ExportReport:
     exactness: Literal["exact", "tolerance"]
     reason: str
     agreement: Agreement
+    weights: EncodedWeights
 
     def __str__(self) -> str:
         """A few lines for people."""
@@ -59,7 +83,21 @@ class ExportReport:
         return (
             f"{self.path}: {self.bytes:,} bytes, opset {self.opset}, {self.form} form\n"
             f"  {self.nodes} nodes; functions: {', '.join(self.functions) or 'none'}\n"
+            f"  {self._weights()}\n"
             f"  arithmetic: {known}\n"
             f"  onnxruntime against torch, {compared.steps} steps: {compared.moved} of "
             f"{compared.spikes:,} spikes moved, largest difference {compared.difference:.3g}"
+        )
+
+    def _weights(self) -> str:
+        held = self.weights
+        counts = Counter(held.layers.values())
+        listed = ", ".join(f"{counts[name]} {name}" for name in ENCODINGS if name in counts)
+        line = f"weights: {held.bytes:,} bytes; layers: {listed or 'none'}"
+        if set(counts) <= {"float32"}:
+            return line
+        return (
+            f"{line}; float32 would take {held.bytes_of_float32 / held.bytes:.1f} times as much\n"
+            f"  encoded against float32 weights: {held.moved:,} of {self.agreement.spikes:,} "
+            f"spikes differ, results by {held.difference:.3g}"
         )

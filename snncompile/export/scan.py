@@ -34,6 +34,17 @@ class Part:
     states: dict[fx.Node, fx.Node]
     exports: tuple[fx.Node, ...]
 
+    def reads(self, timeline: Timeline) -> list[fx.Node]:
+        """The sequences that it reads from outside."""
+        inside = {*self.nodes, *self.states}
+        sources = [s for node in self.nodes for s in node.all_input_nodes]
+        outside = [s for s in (*sources, *self.states.values()) if s not in inside]
+        return [
+            source
+            for source in dict.fromkeys(outside)
+            if not timeline.emitter.is_known(source) and not timeline.is_invariant(source)
+        ]
+
 
 class ScanWriter:
     """Writes one Scan.
@@ -64,7 +75,7 @@ class ScanWriter:
         """
         for state in part.states:
             self._env[state] = self._input(state, "before")
-        reads = self._reads(part)
+        reads = part.reads(self.timeline)
         for node in reads:
             self._env[node] = self._input(node, "now")
         sequences = [self.timeline.sequence_of(node).name for node in reads] or [self._tick()]
@@ -81,16 +92,6 @@ class ScanWriter:
         if node in self._env:
             return self._env[node]
         return self.timeline.invariant(node)
-
-    def _reads(self, part: Part) -> list[fx.Node]:
-        inside = {*part.nodes, *part.states}
-        sources = [s for node in part.nodes for s in node.all_input_nodes]
-        outside = [s for s in (*sources, *part.states.values()) if s not in inside]
-        return [
-            source
-            for source in dict.fromkeys(outside)
-            if not self.emitter.is_known(source) and not self.timeline.is_invariant(source)
-        ]
 
     def _input(self, node: fx.Node, moment: str) -> Value:
         like = node.meta["val"]

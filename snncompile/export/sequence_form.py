@@ -1,8 +1,11 @@
-"""The sequence form: whole sequences in one run, layer by layer.
+"""The sequence form: whole sequences in one run, layer by layer; and the unrolled form.
 
 Layers run once over all steps folded into the batch, every neuron is one Scan, and so is what has
 real feedback. States are inputs and outputs here too, so that a long sequence can be cut into
 chunks and each chunk continue where the one before stopped.
+
+The unrolled form is the same for a fixed number of steps, with every step of a neuron written out
+in place of the Scan: for few steps, and for runtimes without control flow.
 """
 
 import torch
@@ -16,6 +19,7 @@ from snncompile.export.graph import GraphWriter, Value
 from snncompile.export.scan import Part, ScanWriter
 from snncompile.export.surroundings import Before, write_after, write_before
 from snncompile.export.timeline import Timeline
+from snncompile.export.unrolling import Unroller
 from snncompile.ir.dependence import Component, components
 from snncompile.ir.names import place
 from snncompile.ir.operations import folded_operands, is_part, is_size
@@ -39,11 +43,36 @@ def write_sequence(
     Raises:
         ExportError: A node has no recipe or reads the whole sequence at once.
     """
-    program = emitter.program
-    emitter.fold(program.step)
     draft = Draft(graph)
     before = write_before(emitter, draft, dimensions)
     timeline = Timeline(emitter, graph, before.steps)
+    _write(draft, dimensions, (timeline, before), probes)
+    return draft
+
+
+def write_unrolled(
+    emitter: Emitter, graph: GraphWriter, dimensions: Dimensions, probes: tuple[fx.Node, ...] = ()
+) -> Draft:
+    """Write a program over sequences of `program.time` steps, every step written out.
+
+    The arguments, the result and the errors are those of `write_sequence`.
+    """
+    draft = Draft(graph)
+    before = write_before(emitter, draft, dimensions, unrolled=True)
+    timeline = Timeline(emitter, graph, before.steps, emitter.program.time)
+    _write(draft, dimensions, (timeline, before), probes)
+    return draft
+
+
+def _write(
+    draft: Draft,
+    dimensions: Dimensions,
+    start: tuple[Timeline, Before],
+    probes: tuple[fx.Node, ...],
+) -> None:
+    timeline, before = start
+    program = timeline.emitter.program
+    timeline.emitter.fold(program.step)
     for node, value in before.invariants.items():
         timeline.put_invariant(node, value)
     for node, value in before.sequences.items():
@@ -57,7 +86,6 @@ def write_sequence(
         value = timeline.sequence_of(node)
         info = dimensions.sequence(f"probe{i}", value.tensor, program.time)
         draft.output(value.name, info)
-    return draft
 
 
 class _StepsWriter:
@@ -152,7 +180,7 @@ class _StepsWriter:
         self.after[state] = graph.op("Gather", following.name, last, axis=0)
 
     def _loop(self, nodes: list[fx.Node]) -> None:
-        """A neuron with its states, or whatever else goes step by step, as one Scan."""
+        """A neuron with its states, or whatever else goes step by step."""
         parts = [user for node in nodes for user in node.users if is_part(user)]
         inside = set(nodes) | set(parts)
         calls = [n for n in self.program.step.nodes if n in inside and n.op.startswith("call")]
@@ -160,8 +188,13 @@ class _StepsWriter:
         exports = tuple(n for n in (*states, *calls) if self._is_read(n, inside))
         part = Part(tuple(calls), states, exports)
         initial = {state: self.before.initial[state] for state in states}
-        scan = ScanWriter(self.emitter, self.timeline, self.dimensions)
-        self.after.update(scan.write(part, initial))
+        steps = self.timeline.unrolled
+        writer = (
+            ScanWriter(self.emitter, self.timeline, self.dimensions)
+            if steps is None
+            else Unroller(self.emitter, self.timeline, steps)
+        )
+        self.after.update(writer.write(part, initial))
         self.done |= inside
 
     def _is_read(self, node: fx.Node, inside: set[fx.Node]) -> bool:

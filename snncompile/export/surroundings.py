@@ -5,7 +5,7 @@ and some initial states of them, and sequences get their time axis in front. Aft
 are stacked, summed or averaged over time, and the epilogue makes the model's result of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,8 +42,16 @@ class Before:
     results: list[str] = field(default_factory=list[str])
 
 
-def write_before(emitter: Emitter, draft: Draft, dimensions: Dimensions) -> Before:
+def write_before(
+    emitter: Emitter, draft: Draft, dimensions: Dimensions, *, unrolled: bool = False
+) -> Before:
     """Write the inputs, the prologue and the initial states.
+
+    Args:
+        emitter: Writes the nodes.
+        draft: The main graph.
+        dimensions: How sizes are declared.
+        unrolled: The number of steps is that of the program, not that of an input.
 
     Raises:
         ExportError: A node of the prologue has no recipe; nothing says how many steps there are.
@@ -55,7 +63,8 @@ def write_before(emitter: Emitter, draft: Draft, dimensions: Dimensions) -> Befo
     before.results = [draft.graph.names.take(name) for name in result_names(program)]
     for spec, node, value in zip(program.inputs, inputs, values, strict=False):
         _step_input(draft.graph, before, spec, node, value)
-    before.steps = _steps(program, draft.graph, before)
+    sequences = {} if unrolled else before.sequences
+    before.steps = _steps(program, draft.graph, sequences)
     computed = iter(values[len(inputs) :])
     for state, node in zip(program.states, states, strict=True):
         given = next(computed) if isinstance(state.initial, str) else None
@@ -141,8 +150,8 @@ def _step_input(
     before.sequences[node] = Value(name, like)
 
 
-def _steps(program: Program, graph: GraphWriter, before: Before) -> str:
-    for value in before.sequences.values():
+def _steps(program: Program, graph: GraphWriter, sequences: Mapping[fx.Node, Value]) -> str:
+    for value in sequences.values():
         return graph.op("Shape", value.name, start=0, end=1)
     if program.time is None:
         raise ExportError(

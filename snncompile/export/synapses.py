@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from snncompile.errors import ExportError
 from snncompile.export.arithmetic import Recipe
-from snncompile.export.graph import GraphWriter, Value
+from snncompile.export.graph import Attribute, GraphWriter, Value
 from snncompile.export.shapes import pad as padded
 
 
@@ -71,6 +71,21 @@ def _pads(
     return _each(padding, len(kernel)) * 2
 
 
+def convolution_attributes(
+    kernel: list[int], stride: int | Sequence[int] = 1, padding: str | int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1, groups: int = 1,
+) -> dict[str, Attribute]:  # fmt: skip
+    """What torch's settings of a convolution are in ONNX."""
+    dilations = _each(dilation, len(kernel))
+    return {
+        "kernel_shape": kernel,
+        "pads": _pads(padding, kernel, dilations),
+        "strides": _each(stride, len(kernel)),
+        "dilations": dilations,
+        "group": groups,
+    }
+
+
 def convolution(  # noqa: PLR0913, PLR0917
     graph: GraphWriter, value: Value, weight: Value, bias: Value | None = None,
     stride: int | Sequence[int] = 1, padding: str | int | Sequence[int] = 0,
@@ -78,12 +93,8 @@ def convolution(  # noqa: PLR0913, PLR0917
 ) -> str:  # fmt: skip
     """A convolution of any number of dimensions, then the bias."""
     kernel = [int(size) for size in weight.tensor.shape[2:]]
-    dilations = _each(dilation, len(kernel))
-    product = graph.op(
-        "Conv", value.name, stored(graph, weight), kernel_shape=kernel, group=groups,
-        strides=_each(stride, len(kernel)), dilations=dilations,
-        pads=_pads(padding, kernel, dilations),
-    )  # fmt: skip
+    attributes = convolution_attributes(kernel, stride, padding, dilation, groups)
+    product = graph.op("Conv", value.name, stored(graph, weight), **attributes)
     return _over_channels(graph, product, bias, len(kernel))
 
 

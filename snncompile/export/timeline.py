@@ -22,12 +22,16 @@ class Timeline:
     Attributes:
         graph: The main graph.
         steps: The number of steps, as the name of an int64 vector of one element.
+        unrolled: The number of steps, where every one is written out; else None.
     """
 
-    def __init__(self, emitter: Emitter, graph: GraphWriter, steps: str) -> None:
+    def __init__(
+        self, emitter: Emitter, graph: GraphWriter, steps: str, unrolled: int | None = None
+    ) -> None:
         self.emitter = emitter
         self.graph = graph
         self.steps = steps
+        self.unrolled = unrolled
         self._invariant: Layer = {}
         self._folded: Layer = {}
         self._sequence: Layer = {}

@@ -46,30 +46,39 @@ def run_torch(
     return outputs, after
 
 
-def session(path: Path, *, optimized: bool) -> onnxruntime.InferenceSession:
-    """A session in onnxruntime on one thread."""
+_LEVELS = {
+    "plain": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "optimized": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+def session(
+    path: Path, runtime: str, optimized_path: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """A session in onnxruntime on one thread, which may write down the graph that it runs."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
-    )
+    options.graph_optimization_level = _LEVELS[runtime]
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 class File:
-    """An exported file in onnxruntime, optimized or not, or in ONNX's own evaluator."""
+    """An exported file in onnxruntime at a level of optimization, or in ONNX's own evaluator."""
 
     def __init__(self, path: Path, runtime: str = "optimized") -> None:
-        model = onnx.load(path)
+        self.model = model = onnx.load(path)
         self.inputs = [value.name for value in model.graph.input]
         self.outputs = [value.name for value in model.graph.output]
         self.metadata = {prop.key: prop.value for prop in model.metadata_props}
         if runtime == "evaluator":
             self._runner = ReferenceEvaluator(model)
         else:
-            self._runner = session(path, optimized=runtime == "optimized")
+            self._runner = session(path, runtime)
 
     def __call__(self, *tensors: Tensor) -> list[np.ndarray]:
         """All outputs, in order."""

@@ -10,8 +10,9 @@ from torch import nn
 
 from snncompile.errors import ExportError, InputError
 from snncompile.export import export_program, synapses
-from snncompile.export.exactness import Grid, exactness, grid_of
+from snncompile.export.exactness import exactness
 from snncompile.export.graph import GraphWriter
+from snncompile.export.grids import Grid, grid_of
 from snncompile.export.report import Form
 from snncompile.ir.program import Program
 from tests import programs

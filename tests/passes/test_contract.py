@@ -54,11 +54,13 @@ def hard_reset() -> Program:
 
 def layered() -> Program:
     """A stem, a layer between neurons, a classifier; a channel's weights have a mean of 1/2."""
+    torch.manual_seed(0)
     widths = {"stem": 4, "inner": 4, "head": 2}
     root = dyadic_(nn.ModuleDict({key: nn.Linear(4, n) for key, n in widths.items()}), 4.0)
     with torch.no_grad():
         weight = root.get_parameter("inner.weight")
         weight.copy_(torch.tensor([0.25, 0.75, 0.5, 0.5]).copysign(weight))
+    step = Step(root)
     value = step.input("x", 4)
     membranes = [step.state(label, 4) for label in "ab"]
     for key, label, membrane in zip(widths, "ab", membranes, strict=False):
@@ -68,6 +70,7 @@ def layered() -> Program:
 
 def fed() -> Program:
     """A layer and its neuron."""
+    torch.manual_seed(0)
     step = Step(dyadic_(nn.ModuleDict({"fc": nn.Linear(4, 8)}), 4.0))
     x, membrane = step.input("x", 4), step.state("lif", 8)
     return step.program(step.lif(step.module("fc", x), membrane, "lif"))
