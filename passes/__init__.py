@@ -7,10 +7,11 @@ from difflib import get_close_matches
 
 from snncompile.errors import InputError
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
+from snncompile.passes.one_step import OneStep
 from snncompile.passes.saf import SAF
 from snncompile.rewrite import Pass
 
-PASSES: tuple[type[Pass], ...] = (FuseBatchNorm, SAF)
+PASSES: tuple[type[Pass], ...] = (FuseBatchNorm, SAF, OneStep)
 """Every pass."""
 
 BY_NAME: dict[str, type[Pass]] = {item.name: item for item in PASSES}

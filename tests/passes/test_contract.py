@@ -39,9 +39,21 @@ def normalised() -> Program:
     return step.program(step.lif(step.module("norm", step.module("conv", x)), membrane, "lif"))
 
 
+def on_a_map() -> Program:
+    """A convolution and a LIF neuron on a map of 4x4."""
+    torch.manual_seed(0)
+    root = nn.ModuleDict({"conv": nn.Conv2d(1, 2, 3, padding=1)})
+    dyadic_(root, 4.0)
+    step = Step(root)
+    x = step.input("x", 1, 4, 4)
+    membrane = step.state("lif.membrane", 2, 4, 4)
+    return step.program(step.lif(step.module("conv", x), membrane, "lif"))
+
+
 EXAMPLES: dict[str, Callable[[], Program]] = {
     "fuse-batchnorm": normalised,
     "saf": lambda: feedforward((3, 4, 2)),
+    "one-step": on_a_map,
 }
 """The smallest program that each pass rewrites, with dyadic parameters."""
 
