@@ -75,6 +75,7 @@ authors' code; the paper's text was not at hand.
 """
 
 from dataclasses import dataclass
+from operator import getitem
 from typing import ClassVar
 
 from torch import Tensor, fx
@@ -107,6 +108,7 @@ class OneStep(Pass):
 
     name: ClassVar[str] = "one-step"
     keeps: ClassVar[Keeps] = "interface"
+    keywords: ClassVar[tuple[str, ...]] = (DRAW,)
 
     windows: Spans = "alternating"
     projection: Projection = "sine"
@@ -127,11 +129,13 @@ class OneStep(Pass):
             return 0
         neurons = sum(len(m.neurons) for m in find_modules(program, self._settings.depth))
         step, drawn = windowed_step(program, self._settings)
-        batch = next(node for node in program.placeholders() if node.meta["val"].dim())
+        like = next(n.meta["val"] for n in program.placeholders() if n.meta["val"].dim())
         program.step, program.states = step, ()
         program.time, program.whole = 1, frozenset()
+        if program.prologue is not None:
+            _first_step_only(program, program.prologue)
         if drawn:
-            _take_draw(program, batch.meta["val"], drawn)
+            _take_draw(program, like, drawn)
         program.notes.append("one step over windows: of a longer sequence the first step is read")
         return neurons
 
@@ -143,6 +147,19 @@ class OneStep(Pass):
 def _is_done(program: Program) -> bool:
     """Whether a program is one step without states already."""
     return program.time == 1 and not program.states
+
+
+def _first_step_only(program: Program, prologue: fx.Graph) -> None:
+    """Cut the sequences that a prologue makes to their first step."""
+    values = list(output_of(prologue))
+    with prologue.inserting_before(prologue.output_node()):
+        for i, spec in enumerate(program.inputs):
+            if spec.kind == "sequence":
+                first = (*(slice(None),) * spec.axis, slice(0, 1))
+                whole = values[i].meta["val"]
+                values[i] = prologue.call_function(getitem, (values[i], first))
+                values[i].meta["val"] = whole[first]
+    prologue.output_node().args = (tuple(values),)
 
 
 def _take_draw(program: Program, like: Tensor, count: int) -> None:

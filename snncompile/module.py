@@ -132,7 +132,9 @@ class Transformed(nn.Module):
     def _compile(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: tuple[bool, ...]
     ) -> Compiled:
-        program = capture(self.original, args, kwargs, time_steps=self.time_steps)
+        added = {keyword for item in self.passes for keyword in item.keywords}
+        own = {name: value for name, value in kwargs.items() if name not in added}
+        program = capture(self.original, args, own, time_steps=self.time_steps)
         run_passes(program, self.passes)
         made = ready(program, self.schedule, mode, pytree.tree_leaves((args, kwargs)))
         self._compiled.append(made)

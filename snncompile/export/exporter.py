@@ -72,10 +72,21 @@ def export_program(  # noqa: PLR0913
     _describe(model, {**about, "exactness": known, "exactness_reason": reason, "form": form})
     _check_model(model)
     data = model.SerializeToString()
-    agreement = _compared(program, form, opset, check or _example(program, batch), data)
+    call = _cut(program, check) if check else _example(program, batch)
+    agreement = _compared(program, form, opset, call, data)
     write_atomically(target, data)
     names, nodes = tuple(f.name for f in model.functions), len(model.graph.node)
     return ExportReport(target, len(data), form, opset, nodes, names, known, reason, agreement)
+
+
+def _cut(program: Program, call: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The call without steps beyond those that the program runs."""
+    if program.time is None or program.prologue is not None:
+        return call
+    return tuple(
+        value.narrow(spec.axis, 0, program.time) if spec.kind == "sequence" else value
+        for spec, value in zip(program.inputs, call, strict=True)
+    )
 
 
 def _compared(

@@ -28,7 +28,11 @@ def windowed_step(program: Program, settings: Settings) -> tuple[fx.Graph, int]:
         input `DRAW` after them; and how many numbers a sample draws.
     """
     writer = _StepWriter(program, settings)
-    return writer.write(), writer.encoder.drawn
+    graph, drawn = writer.write(), writer.encoder.drawn
+    for unused in graph.find_nodes(op="placeholder")[len(program.inputs) :]:
+        if not drawn:
+            graph.erase_node(unused)
+    return graph, drawn
 
 
 def spans(modules: Sequence[Module], settings: Settings) -> list[Span]:
