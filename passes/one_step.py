@@ -23,7 +23,7 @@ Before::
     state   %lif_membrane "lif.membrane": [N, 2, 4, 4] float32 = 0
     step:
       %conv = conv: Conv2d(1, 2, 3, padding=1)(%x)  # [N, 2, 4, 4]
-      %spikes, %membrane = lif(%conv, %lif_membrane, Decay(0.5), Subtract(), atan(2), threshold=1)
+      %spikes, %membrane = lif(%conv, %lif_membrane, Decay(0.5), Keep(), atan(2), threshold=1)
         # [N, 2, 4, 4], lif
     next    %lif_membrane <- %membrane
     output  out0 = stack(%spikes)
@@ -37,19 +37,19 @@ After::
       %getitem = %x[:, :, 0:2, 0:2]  # [N, 1, 2, 2]
       %conv = conv: Conv2d(1, 2, 3, padding=1)(%getitem)  # [N, 2, 2, 2]
       %full_like = full_like(%conv, 0)  # [N, 2, 2, 2]
-      %spikes, %membrane = lif(%conv, %full_like, Decay(0.5), Subtract(), atan(2), threshold=1)
+      %spikes, %membrane = lif(%conv, %full_like, Decay(0.5), Keep(), atan(2), threshold=1)
         # [N, 2, 2, 2], lif
       %getitem_1 = %x[:, :, 0:2, 2:4]  # [N, 1, 2, 2]
       %conv_1 = conv: Conv2d(1, 2, 3, padding=1)(%getitem_1)  # [N, 2, 2, 2]
-      %spikes_1, %membrane_1 = lif(%conv_1, %membrane, Decay(0.5), Subtract(), atan(2), threshold=1)
+      %spikes_1, %membrane_1 = lif(%conv_1, %membrane, Decay(0.5), Keep(), atan(2), threshold=1)
         # [N, 2, 2, 2], lif
       %getitem_2 = %x[:, :, 2:4, 0:2]  # [N, 1, 2, 2]
       %conv_2 = conv: Conv2d(1, 2, 3, padding=1)(%getitem_2)  # [N, 2, 2, 2]
-      %spikes_2, %membrane_2 = lif(%conv_2, %membrane_1, Decay(0.5), Subtract(), atan(2), threshold=1)
+      %spikes_2, %membrane_2 = lif(%conv_2, %membrane_1, Decay(0.5), Keep(), atan(2), threshold=1)
         # [N, 2, 2, 2], lif
       %getitem_3 = %x[:, :, 2:4, 2:4]  # [N, 1, 2, 2]
       %conv_3 = conv: Conv2d(1, 2, 3, padding=1)(%getitem_3)  # [N, 2, 2, 2]
-      %spikes_3, %membrane_3 = lif(%conv_3, %membrane_2, Decay(0.5), Subtract(), atan(2), threshold=1)
+      %spikes_3, %membrane_3 = lif(%conv_3, %membrane_2, Decay(0.5), Keep(), atan(2), threshold=1)
         # [N, 2, 2, 2], lif
       %cat = cat([%spikes, %spikes_1], 3)  # [N, 2, 2, 4]
       %cat_1 = cat([%spikes_2, %spikes_3], 3)  # [N, 2, 2, 4]

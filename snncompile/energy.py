@@ -11,7 +11,7 @@ a 32-bit floating-point addition takes 0.9 pJ, a multiplication 3.7 pJ.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -88,12 +88,12 @@ def _convolution(args: Sequence[Any], values: Tensor) -> int:
     outputs = weight.shape[1] if transposed else weight.shape[0] // groups
     one = torch.ones_like(weight[:, :1] if transposed else weight[:groups])
     reached = torch.ops.aten.convolution.default(values, one.double(), None, *settings)
-    return round(reached.sum().item()) * outputs
+    return round(float(reached.sum())) * int(outputs)
 
 
 def _product(args: Sequence[Any], values: Tensor) -> int:
     """The products of a matrix product whose left matrix is this."""
-    return round(values.sum().item()) * int(args[-1].shape[-1])
+    return round(float(values.sum())) * int(args[-1].shape[-1])
 
 
 _PRODUCTS: Mapping[object, tuple[int, Callable[[Sequence[Any], Tensor], int]]] = {
@@ -106,12 +106,10 @@ _PRODUCTS: Mapping[object, tuple[int, Callable[[Sequence[Any], Tensor], int]]] =
 """Where each operator has its input, and how the products that it adds up are counted."""
 
 
-@dataclass
-class _Counter(TorchDispatchMode):
-    counted: Operations = field(default_factory=Operations)
-
-    def __post_init__(self) -> None:
-        super().__init__()
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counted = Operations()
 
     def __torch_dispatch__(
         self,

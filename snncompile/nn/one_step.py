@@ -6,7 +6,8 @@ known: here each direction has half of the channels.
 """
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from itertools import pairwise
+from typing import Literal, TypeAlias, cast
 
 from torch import Tensor, nn
 
@@ -21,9 +22,7 @@ _MLP_RATIO = 3
 class _Block(nn.Module):
     """Windows, a linear layer and a shortcut; a perceptron at every position and a shortcut."""
 
-    def __init__(
-        self, windowed: WindowedConvolution | WindowedRecurrence, channels: int
-    ) -> None:
+    def __init__(self, windowed: WindowedConvolution | WindowedRecurrence, channels: int) -> None:
         super().__init__()
         self.windowed = windowed
         self.linear = nn.Conv2d(channels, channels, 1)
@@ -42,6 +41,33 @@ class _Block(nn.Module):
             spikes, membranes = self.windowed(x, draws), None
         x = x + self.linear(spikes)
         return x + self.mlp(x), membranes
+
+
+class _Stage(nn.Module):
+    """Halves the sides of a map and of the membranes below, then goes through its blocks."""
+
+    def __init__(self, channels: tuple[int, int], blocks: Sequence[_Block], *, first: bool) -> None:
+        super().__init__()
+        recurrent = isinstance(blocks[0].windowed, WindowedRecurrence)
+        self.merge = nn.Conv2d(*channels, 2, stride=2, bias=first)
+        merges = not first and recurrent
+        self.membrane_merge = nn.Conv2d(*channels, 2, stride=2, bias=False) if merges else None
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(
+        self, x: Tensor, membranes: Tensor | None, draws: Draws
+    ) -> tuple[Tensor, Tensor | None]:
+        x = self.merge(x)
+        if self.membrane_merge is not None:
+            membranes = self.membrane_merge(membranes)
+        for block in self.blocks:
+            x, membranes = block(x, membranes, draws)
+        return x, membranes
+
+    def numbers(self, height: int, width: int) -> int:
+        """How many drawn numbers a sample takes on a map that comes in with that size."""
+        blocks = [cast("_Block", block) for block in self.blocks]
+        return sum(block.windowed.numbers(height // 2, width // 2) for block in blocks)
 
 
 class OneStepNet(nn.Module):
@@ -72,24 +98,14 @@ class OneStepNet(nn.Module):
         projection: Projection = "sine",
     ) -> None:
         super().__init__()
-        before = (in_channels, *widths)
-        self.merges = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2, bias=i == 0)
-            for i, (a, b) in enumerate(zip(before, widths, strict=False))
-        )
-        self.membrane_merges = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2, bias=False)
-            for a, b in zip(widths, widths[1:], strict=False)
-            if version == "recurrent"
-        )
         kind = WindowedConvolution if version == "convolutional" else WindowedRecurrence
-        self.stages = nn.ModuleList(
-            nn.ModuleList(
-                _Block(kind(width, span=_span(i, last), projection=projection), width)
-                for i in range(depth)
-            )
-            for width, depth, last in _stages(widths, depths)
-        )
+        stages: list[_Stage] = []
+        for i, (before, after) in enumerate(pairwise((in_channels, *widths))):
+            spans: list[Span] = [_span(k, last=i == len(widths) - 1) for k in range(depths[i])]
+            windowed = [kind(after, span=span, projection=projection) for span in spans]
+            blocks = [_Block(module, after) for module in windowed]
+            stages.append(_Stage((before, after), blocks, first=i == 0))
+        self.stages = nn.ModuleList(stages)
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, x: Tensor, draw: Tensor | None = None) -> Tensor:
@@ -102,31 +118,19 @@ class OneStepNet(nn.Module):
         Raises:
             InputError: A map has sides that cannot be cut, or the draw is too short.
         """
-        draws, membranes = Draws(draw), None
-        for i, (merge, stage) in enumerate(zip(self.merges, self.stages, strict=True)):
-            x = merge(x)
-            if membranes is not None:
-                membranes = self.membrane_merges[i - 1](membranes)
-            for block in stage:
-                x, membranes = block(x, membranes, draws)
-        return self.head(x.mean((2, 3)))
+        draws = Draws(draw)
+        membranes: Tensor | None = None
+        for stage in self.stages:
+            x, membranes = stage(x, membranes, draws)
+        scores: Tensor = self.head(x.mean((2, 3)))
+        return scores
 
     def numbers(self, height: int, width: int) -> int:
         """How many drawn numbers a sample takes, for images of that size."""
-        total = 0
-        for stage in self.stages:
-            height, width = height // 2, width // 2
-            total += sum(block.windowed.numbers(height, width) for block in stage)
-        return total
+        stages = (cast("_Stage", stage) for stage in self.stages)
+        return sum(s.numbers(height >> i, width >> i) for i, s in enumerate(stages))
 
 
-def _stages(widths: Sequence[int], depths: Sequence[int]) -> list[tuple[int, int, bool]]:
-    """Width and depth of every stage, and whether it is the last."""
-    last = len(widths) - 1
-    pairs = zip(widths, depths, strict=True)
-    return [(width, depth, i == last) for i, (width, depth) in enumerate(pairs)]
-
-
-def _span(position: int, last: bool) -> Span:
+def _span(position: int, *, last: bool) -> Span:
     """The windows of a block of a stage."""
     return "half" if last or position % 2 == 0 else "three-quarters"

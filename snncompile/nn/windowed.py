@@ -10,8 +10,6 @@ Reference: Yao, Wu, Chen, Zhang. Training a General Spiking Neural Network with 
 and Minimum Latency. ACML 2023, arXiv:2401.10843, as its authors coded it.
 """
 
-from abc import ABC, abstractmethod
-
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +53,7 @@ class Draws:
         return self._numbers[:, first : self._taken].reshape(values.shape)
 
 
-class _Windowed(nn.Module, ABC):
+class _Windowed(nn.Module):
     """Goes over the windows of a map, encoding each by drawn numbers."""
 
     def __init__(self, channels: int, span: Span, projection: Projection) -> None:
@@ -180,7 +178,8 @@ class WindowedRecurrence(_Windowed):
     def _current(self, spikes: Tensor) -> Tensor:
         """The LSTM's output for every position, row by row, [N, C, h, w]."""
         positions = spikes.flatten(2).transpose(1, 2)
-        return self.lstm(positions)[0].transpose(1, 2).reshape(spikes.shape)
+        outputs: Tensor = self.lstm(positions)[0]
+        return outputs.transpose(1, 2).reshape(spikes.shape)
 
 
 def _neuron(current: Tensor, membrane: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import math
 from operator import getitem
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -50,7 +51,7 @@ class Encoder:
         """
         bound = HALF if self._draw is None else self._numbers(self._draw, shape)
         distance = self._graph.call_function(torch.sub, (piece, bound))
-        kwargs = {"surrogate": self._surrogate, "strict": True}
+        kwargs: dict[str, Any] = {"surrogate": self._surrogate, "strict": True}
         return self._graph.call_function(fire, (distance,), kwargs)
 
     def _numbers(self, draw: fx.Node, shape: tuple[int, int, int]) -> fx.Node:
@@ -63,7 +64,8 @@ class Encoder:
 
 def emits_spikes(node: fx.Node) -> bool:
     """Whether a value is the zeros and ones that a neuron emits."""
-    return is_part(node) and node.args[1] == 0 and node.all_input_nodes[0].target in _BINARY
+    first = is_part(node) and node.args[1:] == (0,)
+    return first and node.all_input_nodes[0].target in _BINARY
 
 
 def keeps_spikes(program: Program, node: fx.Node) -> bool:

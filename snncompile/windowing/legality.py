@@ -74,8 +74,7 @@ def _of_module(module: Module) -> Iterator[Problem]:
         reason = f"is on a map of {height}x{width}, which has no four windows of one size"
         yield Problem(module.neurons[0], reason, "Pad or pool the map to even sides")
     for neuron in filter(is_neuron, module.nodes):
-        states = {*neuron.args[1:]}
-        settings = [n for n in neuron.all_input_nodes if n not in states]
+        settings = [n for n in neuron.all_input_nodes if n not in neuron.args]
         leaves = pytree.tree_leaves(dict(neuron.kwargs))
         fixed = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if any(map(_is_map, fixed)) or not all(

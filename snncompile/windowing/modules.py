@@ -7,6 +7,7 @@ read, runs on whole maps.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +17,7 @@ from snncompile.ir.elementwise import is_elementwise
 from snncompile.ir.layers import layer_class
 from snncompile.ir.operations import is_part
 from snncompile.ir.program import Program, is_spiking, output_of
+from snncompile.ir.spelling import is_tuple
 
 _CONVOLUTIONS = (torch.conv2d, functional.conv2d)
 _NORMALISATIONS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -79,8 +81,8 @@ def find_modules(program: Program, depth: int) -> tuple[Module, ...]:
 
 def map_size(node: fx.Node) -> tuple[int, int] | None:
     """Height and width of a value [N, C, H, W], or of the first value of a neuron; else None."""
-    value = node.meta.get("val")
-    first = value[0] if isinstance(value, tuple) else value
+    value: Any = node.meta.get("val")
+    first: object = value[0] if is_tuple(value) else value
     if not isinstance(first, Tensor) or first.dim() != 4:  # noqa: PLR2004
         return None
     return (int(first.shape[2]), int(first.shape[3]))

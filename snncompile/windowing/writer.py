@@ -87,9 +87,8 @@ class _StepWriter:
         """Write a module and stitch what others read of it."""
         places = windows(*module.size, span)
         handover = Handover(self.program, module, places, self.settings, self.below)
-        encoded = frozenset(module.entries()) - self.exempt
-        if self.settings.encoding == "none":
-            encoded = frozenset()
+        entries = module.entries() if self.settings.encoding != "none" else ()
+        encoded = frozenset(entries) - self.exempt
         windowed = Windowed(
             self.program, self.graph, module, self.states, self.copies, encoded, self.encoder
         )
@@ -104,14 +103,14 @@ class _StepWriter:
 
 def _in_order(program: Program, modules: Sequence[Module]) -> list[fx.Node | Module]:
     """Nodes outside of modules, and modules, each after what it reads."""
-    owner = {node: module for module in modules for node in module.nodes}
+    owner: dict[fx.Node, fx.Node | Module] = {n: m for m in modules for n in m.nodes}
     nodes = [node for node in program.step.nodes if node.op != "output"]
     position: dict[fx.Node | Module, int] = {}
     graph: nx.DiGraph[fx.Node | Module] = nx.DiGraph()
     for i, node in enumerate(nodes):
-        item = owner.get(node, node)
+        item = owner[node] if node in owner else node  # noqa: SIM401
         graph.add_node(item)
         position.setdefault(item, i)
-        sources = (owner.get(source, source) for source in node.all_input_nodes)
+        sources = [owner[s] if s in owner else s for s in node.all_input_nodes]  # noqa: SIM401
         graph.add_edges_from((source, item) for source in sources if source is not item)
     return list(nx.lexicographical_topological_sort(graph, key=position.__getitem__))

@@ -94,9 +94,7 @@ def test_the_sine_projection_has_slope_half_pi_in_the_first_and_none_in_the_seco
     a = torch.zeros((), dtype=torch.float64, requires_grad=True)
     b = torch.zeros((), dtype=torch.float64, requires_grad=True)
 
-    project(a, b, "sine").backward()
+    found = torch.autograd.grad(project(a, b, "sine"), (a, b))
 
-    assert a.grad is not None
-    assert b.grad is not None
-    assert a.grad.item() == pytest.approx(math.pi / 2)
-    assert b.grad.item() == 0
+    assert found[0].item() == pytest.approx(math.pi / 2)
+    assert found[1].item() == 0

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from snncompile.ir import neurons
 from snncompile.ir.program import Program
 from snncompile.ir.text import text
 from snncompile.passes import PASSES
@@ -47,7 +48,8 @@ def on_a_map() -> Program:
     step = Step(root)
     x = step.input("x", 1, 4, 4)
     membrane = step.state("lif.membrane", 2, 4, 4)
-    return step.program(step.lif(step.module("conv", x), membrane, "lif"))
+    current = step.module("conv", x)
+    return step.program(step.lif(current, membrane, "lif", reset=neurons.Keep()))
 
 
 EXAMPLES: dict[str, Callable[[], Program]] = {

@@ -121,7 +121,7 @@ def two_layers(  # noqa: PLR0913
     return stitch(outputs, *values.shape[1:])
 
 
-def handed_up(
+def handed_up(  # noqa: PLR0913
     currents: Callable[[np.ndarray], np.ndarray],
     values: np.ndarray,
     below: np.ndarray,
