@@ -27,7 +27,8 @@ def taps(x: Tensor, layer: Any) -> int:
 
 @pytest.mark.parametrize("options", [{}, {"stride": 2}, {"groups": 2}, {"padding": 0}])
 def test_every_spike_counts_once_for_every_synapse_it_reaches(options: dict[str, int]) -> None:
-    layer = nn.Conv2d(2, 4, 3, **{"padding": 1, **options})
+    settings: dict[str, Any] = {"padding": 1, **options}
+    layer = nn.Conv2d(2, 4, 3, **settings)
     x = torch.randint(0, 2, (2, 2, 5, 6)).float()
 
     counted = operations(layer, x)

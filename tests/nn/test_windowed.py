@@ -36,9 +36,10 @@ def test_the_convolutional_module_is_that_of_the_equations(
     span: Any, projection: Projection
 ) -> None:
     torch.manual_seed(0)
-    module = dyadic_(snn.WindowedConvolution(2, span=span, projection=projection), 3.0).double()
+    module = snn.WindowedConvolution(2, span=span, projection=projection).double()
+    dyadic_(module, 3.0)
     x = torch.rand(2, 2, 8, 8, dtype=torch.float64)
-    draw = torch.rand(2, module.numbers(8, 8), dtype=torch.float64)  # type: ignore[operator]
+    draw = torch.rand(2, module.numbers(8, 8), dtype=torch.float64)
     synapses = [
         (s.weight.detach().numpy(), s.bias.detach().numpy())  # type: ignore[union-attr]
         for s in (module.first, module.second)
@@ -68,18 +69,15 @@ def test_the_recurrent_module_hands_membranes_as_in_the_equations() -> None:
 
     spikes, membranes = (value[0].detach().numpy() for value in module(x, below, Draws(draw)))
 
-    m, mine, emitted = reference.cut(below[0].numpy(), "half"), [], []
+    m = reference.cut(below[0].numpy(), "half")
+    mine: list[np.ndarray] = []
+    emitted: list[np.ndarray] = []
     for k, piece in enumerate(reference.cut(x[0].numpy(), "half")):
         encoded = torch.from_numpy(piece > bits(draw[0], k, piece.shape)).double()
         current = module.lstm(encoded.reshape(1, 2, -1).mT)[0].mT.reshape(2, 2, 2)
-        pairs = (
-            (m[0], m[1]),
-            (mine and mine[0], m[1]),
-            *((m[i], mine and mine[-1]) for i in (2, 3)),
-        )
-        fired, charged = neuron(
-            current.detach().numpy(), reference.combined(*pairs[k], projection="sine")
-        )
+        first = mine[0] if k == 1 else m[k]
+        given = reference.combined(first, m[1] if k < 2 else mine[k - 1], "sine")
+        fired, charged = neuron(current.detach().numpy(), given)
         mine.append(charged)
         emitted.append(fired)
     assert 0 < spikes.mean() < 1

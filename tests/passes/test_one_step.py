@@ -1,4 +1,5 @@
 # pyright: basic
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -54,6 +55,14 @@ def convolutions(program: Program) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in found]  # type: ignore[union-attr]
 
 
+def convolved(synapse: reference.Layer, piece: np.ndarray) -> np.ndarray:
+    return reference.convolve(piece, *synapse)
+
+
+def above(bounds: np.ndarray, piece: np.ndarray, window: int) -> np.ndarray:
+    return np.where(piece > bounds[window], 1.0, 0.0)
+
+
 def window_sizes(program: Program) -> list[tuple[int, ...]]:
     """The map sizes of all neurons, in order."""
     return [tuple(node.args[0].meta["val"].shape[2:]) for node in program.neurons()]  # type: ignore[union-attr]
@@ -103,7 +112,7 @@ def test_membranes_are_handed_from_layer_to_layer_as_in_the_reference(
         values, membranes = sample.numpy(), np.zeros((3, 8, 8))
         for synapse in synapses:
             values, membranes = reference.handed_up(
-                lambda piece, synapse=synapse: reference.convolve(piece, *synapse),
+                partial(convolved, synapse),
                 values,
                 membranes,
                 projection=projection,
@@ -116,10 +125,10 @@ def test_membranes_of_a_larger_map_are_averaged_for_the_layer_above() -> None:
     root = nn.ModuleDict({"one": nn.Conv2d(2, 2, 3, padding=1), "two": nn.MaxPool2d(2)})
     dyadic_(root, 4.0)
     step = Step(root)
-    x = step.input("x", 2, 8, 8)
+    image = step.input("x", 2, 8, 8)
     first, second = (step.state(f"lif{side}.membrane", 2, side, side) for side in (8, 4))
-    spikes = step.lif(step.module("one", x), first, "lif1")
-    current = step.call(torch.mul, step.module("two", spikes), 0.9375)
+    below = step.lif(step.module("one", image), first, "lif1")
+    current = step.call(torch.mul, step.module("two", below), 0.9375)
     program = double(step.program(step.lif(current, second, "lif2")))
     (synapse,) = convolutions(program)
     x = maps(8, 2, 8, 8)
@@ -128,7 +137,7 @@ def test_membranes_of_a_larger_map_are_averaged_for_the_layer_above() -> None:
 
     for sample, found in zip(x, spikes_of(program, x), strict=True):
         spikes, membranes = reference.handed_up(
-            lambda piece: reference.convolve(piece, *synapse),
+            partial(convolved, synapse),
             sample.numpy(),
             np.zeros((2, 8, 8)),
             projection="mean",
@@ -194,7 +203,7 @@ def test_a_convolution_reads_encoded_values(encoding: Any) -> None:
             second,
             span="half",
             projection="sine",
-            encode=lambda piece, k, bounds=bounds: (piece > bounds[k]).astype(np.float64),
+            encode=partial(above, bounds),
         )
         np.testing.assert_array_equal(spikes.numpy(), expected)
 

@@ -29,7 +29,8 @@ class Block(nn.Module):
         self.body = nn.Sequential(*spiking(CHANNELS), *spiking(CHANNELS))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x) + x
+        added: Tensor = self.body(x) + x
+        return added
 
 
 def spiking(channels: int) -> tuple[nn.Module, ...]:
@@ -96,7 +97,8 @@ def images(steps: int, batch: int = 3) -> Tensor:
 
 
 def first(result: Any) -> Tensor:
-    return result[0] if isinstance(result, tuple) else result
+    value: Tensor = result[0] if isinstance(result, tuple) else result
+    return value
 
 
 def active(network: Any, *args: Any, **kwargs: Any) -> bool:
