@@ -63,8 +63,9 @@ tensor [N, D] (`torch.rand` of the shape that the program's text shows, with you
 Gradients pass the encoding as if it were not there, which the paper's code does not let them
 (gradient=False).
 
-A BatchNorm that trains normalises every window by itself. Outputs keep their reduction over time,
-now of one step; of a longer sequence the first step is read.
+A BatchNorm that trains normalises every window by itself; to fold one that does not, run
+`fuse-batchnorm` before this pass, after which its convolution is called once a window. Outputs keep
+their reduction over time, now of one step; of a longer sequence the first step is read.
 
 Keeps: the interface: shapes, dtypes and parameters. It is another function, to be trained; with the
 weights of the network of T steps it computes nothing in particular.

@@ -72,21 +72,10 @@ def export_program(  # noqa: PLR0913
     _describe(model, {**about, "exactness": known, "exactness_reason": reason, "form": form})
     _check_model(model)
     data = model.SerializeToString()
-    call = _cut(program, check) if check else _example(program, batch)
-    agreement = _compared(program, form, opset, call, data)
+    agreement = _compared(program, form, opset, _call(program, batch, check), data)
     write_atomically(target, data)
     names, nodes = tuple(f.name for f in model.functions), len(model.graph.node)
     return ExportReport(target, len(data), form, opset, nodes, names, known, reason, agreement)
-
-
-def _cut(program: Program, call: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The call without steps beyond those that the program runs."""
-    if program.time is None or program.prologue is not None:
-        return call
-    return tuple(
-        value.narrow(spec.axis, 0, program.time) if spec.kind == "sequence" else value
-        for spec, value in zip(program.inputs, call, strict=True)
-    )
 
 
 def _compared(
@@ -122,8 +111,18 @@ def _written(
     return draft, draft.model(functions, type(program.root).__name__)
 
 
-def _example(program: Program, batch: Batch) -> tuple[Tensor, ...]:
-    return example_call(program, batch if isinstance(batch, int) else CHECKED_BATCH, CHECKED_STEPS)
+def _call(program: Program, batch: Batch, check: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+    """The call to compare on, without steps beyond those that the program runs."""
+    if not check:
+        return example_call(
+            program, batch if isinstance(batch, int) else CHECKED_BATCH, CHECKED_STEPS
+        )
+    if program.time is None or program.prologue is not None:
+        return check
+    return tuple(
+        value.narrow(spec.axis, 0, program.time) if spec.kind == "sequence" else value
+        for spec, value in zip(program.inputs, check, strict=True)
+    )
 
 
 def _about(program: Program, draft: Draft, form: Form) -> dict[str, object]:

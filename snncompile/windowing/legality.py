@@ -63,6 +63,9 @@ def _over_time(program: Program) -> Iterator[Problem]:
         if node.name in program.whole and not is_batch_norm(program.module(node)):
             reason = "reads the whole sequence at once and has no membrane to hand over"
             yield Problem(node, reason, "Use a neuron that runs step by step")
+    if program.gradient != "through-time":
+        reason = "belongs to a program whose gradient another pass cut between steps"
+        yield Problem(program.step.output_node(), reason, "Leave that pass out")
     if program.one_length:
         reason = "treats steps by their number after its loop, and one step has no others"
         yield Problem(program.step.output_node(), reason, "Sum, average or stack over time")

@@ -336,6 +336,12 @@ def numbered() -> Program:
     return program
 
 
+def online() -> Program:
+    program = plain(1, 2)
+    program.gradient = "each-step"
+    return program
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -379,6 +385,13 @@ def numbered() -> Program:
             (
                 "%lif2_spikes (placeholder) feeds back beyond the layers that share their windows, "
                 "which one step never sees. Take the feedback out, or keep it within one layer."
+            ),
+        ),
+        (
+            online,
+            (
+                "%output (output) belongs to a program whose gradient another pass cut between "
+                "steps. Leave that pass out."
             ),
         ),
         (

@@ -1,6 +1,8 @@
 # pyright: basic
 """The one-step pass on whole networks: captured, trained, run in every schedule, exported."""
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,6 +161,27 @@ def test_other_batches_and_dtypes_run_as_well() -> None:
     assert active(net, x.double())
     torch.testing.assert_close(single, alone)
     torch.testing.assert_close(single.double(), twice)
+
+
+def test_a_folded_batchnorm_goes_over_the_windows_too() -> None:
+    model = residual().eval()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eps = 0.0
+    x = (images(4) * 16).round() / 16
+    plain = snncompile.transform(dyadic_(model, 2.0), OneStep())
+    folded = snncompile.transform(model, ["fuse-batchnorm", OneStep()])
+
+    assert active(folded, x)
+    torch.testing.assert_close(folded(x), plain(x), rtol=0, atol=0)
+
+
+def test_a_copy_and_a_pickle_compute_the_same() -> None:
+    net, x = snncompile.transform(residual().eval(), OneStep()), images(4)
+    expected = net(x)
+
+    for same in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        torch.testing.assert_close(same(x), expected, rtol=0, atol=0)
 
 
 def test_only_the_first_step_of_a_longer_sequence_is_read() -> None:
