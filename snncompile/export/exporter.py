@@ -112,10 +112,20 @@ def _written(
 
 
 def _call(program: Program, batch: Batch, check: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-    """The call to compare on, without steps beyond those that the program runs."""
+    """The call to compare on, without steps beyond those that the program runs.
+
+    Raises:
+        InputError: It has not the tensors that the program reads.
+    """
     if not check:
         return example_call(
             program, batch if isinstance(batch, int) else CHECKED_BATCH, CHECKED_STEPS
+        )
+    if len(check) != len(program.arguments.tensors):
+        names = ", ".join(spec.name for spec in program.inputs)
+        raise InputError(
+            f"export: the network reads {names}, but {len(check)} example inputs were given; leave "
+            "them out to compare on random ones"
         )
     if program.time is None or program.prologue is not None:
         return check

@@ -14,9 +14,9 @@ A network is one time step of layers, and a loop::
 
 from snncompile.nn.neurons import IF, LIF, LeakyIntegrator, Neuron, reset
 from snncompile.nn.one_step import OneStepNet
-from snncompile.nn.windowed import WindowedConvolution, WindowedRecurrence
+from snncompile.nn.windowed import Draws, WindowedConvolution, WindowedRecurrence
 
 __all__ = [
-    "IF", "LIF", "LeakyIntegrator", "Neuron", "OneStepNet", "WindowedConvolution",
+    "IF", "LIF", "Draws", "LeakyIntegrator", "Neuron", "OneStepNet", "WindowedConvolution",
     "WindowedRecurrence", "reset",
 ]  # fmt: skip
