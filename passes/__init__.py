@@ -10,6 +10,7 @@ from snncompile.passes.binarize import Binarize
 from snncompile.passes.deploy import Deploy
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
 from snncompile.passes.multi_precision import MultiPrecision
+from snncompile.passes.one_step import OneStep
 from snncompile.passes.reversible import Reversible
 from snncompile.passes.saf import SAF
 from snncompile.rewrite import Pass
@@ -18,6 +19,7 @@ PASSES: tuple[type[Pass], ...] = (
     FuseBatchNorm,
     SAF,
     Reversible,
+    OneStep,
     Binarize,
     MultiPrecision,
     Deploy,

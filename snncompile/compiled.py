@@ -94,6 +94,7 @@ class Compiled:
     def _given(self, leaves: list[Any]) -> tuple[tuple[Tensor, ...], int, tuple[Tensor, ...]]:
         """The inputs, time first, the number of steps, and what else the prologue computes."""
         program = self.program
+        _check_arguments(program, leaves)
         values: tuple[Any, ...] = tuple(leaves[i] for i in program.arguments.tensors)
         if program.prologue is not None:
             values = compile_graph(program, program.prologue)(program.root, *values)
@@ -162,6 +163,16 @@ def _agree(expected: tuple[int | None, ...], shape: torch.Size) -> bool:
     return len(expected) == len(shape) and all(
         want is None or want == have for want, have in zip(expected, shape, strict=True)
     )
+
+
+def _check_arguments(program: Program, leaves: list[Any]) -> None:
+    """A pass may have given the program inputs that the model does not have."""
+    if len(leaves) != len(program.arguments.constants):
+        names = ", ".join(spec.name for spec in program.inputs)
+        raise InputError(
+            f"the rewritten network reads {names}, which are other arguments than those given; "
+            "snncompile.text(module.program) shows their shapes"
+        )
 
 
 def _time_first(program: Program, values: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], int]:

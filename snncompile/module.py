@@ -133,7 +133,9 @@ class Transformed(nn.Module):
     def _compile(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: tuple[bool, ...]
     ) -> Compiled:
-        program = capture(self.original, args, kwargs, time_steps=self.time_steps)
+        added = {keyword for item in self.passes for keyword in item.keywords}
+        own = {name: value for name, value in kwargs.items() if name not in added}
+        program = capture(self.original, args, own, time_steps=self.time_steps)
         run_passes(program, self.passes, self._earlier)
         if program.root is not self.original:
             self._earlier[len(self.passes)] = program.root

@@ -46,10 +46,12 @@ class Pass(ABC):
     Attributes:
         name: Its name in kebab-case, also that of its file and of its tests.
         keeps: What it promises about the rewritten program.
+        keywords: Keyword arguments that a rewritten network may take and the model does not.
     """
 
     name: ClassVar[str]
     keeps: ClassVar[Keeps]
+    keywords: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def requires(self, program: Program) -> None:

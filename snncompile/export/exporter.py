@@ -91,7 +91,7 @@ def export_program(  # noqa: PLR0913
     _describe(model, {**about, "exactness": known, "exactness_reason": reason, "form": form})
     _check_model(model)
     data = model.SerializeToString()
-    agreement, changed = _compared(source, check or _example(program, batch), data)
+    agreement, changed = _compared(source, _call(program, batch, check), data)
     write_atomically(file, data)
     names, nodes = tuple(f.name for f in model.functions), len(model.graph.node)
     return ExportReport(
@@ -168,8 +168,28 @@ def _check_arguments(path: Path, chosen: dict[str, str], batch: object, opset: i
         raise InputError(f"export: {path} is a directory; name a file in it")
 
 
-def _example(program: Program, batch: Batch) -> tuple[Tensor, ...]:
-    return example_call(program, batch if isinstance(batch, int) else CHECKED_BATCH, CHECKED_STEPS)
+def _call(program: Program, batch: Batch, check: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+    """The call to compare on, without steps beyond those that the program runs.
+
+    Raises:
+        InputError: It has not the tensors that the program reads.
+    """
+    if not check:
+        return example_call(
+            program, batch if isinstance(batch, int) else CHECKED_BATCH, CHECKED_STEPS
+        )
+    if len(check) != len(program.arguments.tensors):
+        names = ", ".join(spec.name for spec in program.inputs)
+        raise InputError(
+            f"export: the network reads {names}, but {len(check)} example inputs were given; leave "
+            "them out to compare on random ones"
+        )
+    if program.time is None or program.prologue is not None:
+        return check
+    return tuple(
+        value.narrow(spec.axis, 0, program.time) if spec.kind == "sequence" else value
+        for spec, value in zip(program.inputs, check, strict=True)
+    )
 
 
 def _about(program: Program, draft: Draft, form: Form) -> dict[str, object]:

@@ -7,10 +7,10 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from snncompile.attention import SECA
 from snncompile.ir.graded import multi_precision, stateless_multi_precision
 from snncompile.ir.neurons import Charged, Decay
 from snncompile.ir.program import Program, State, value_of
+from snncompile.nn.attention import SECA
 from snncompile.precision.learned import MembraneNorm, StepParameters
 from snncompile.precision.options import Options
 from snncompile.precision.sites import Site, items_of, shape_of

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from snncompile.ir import neurons
 from snncompile.ir.charges import Leak
 from snncompile.ir.program import Program
 from snncompile.ir.resets import Hard
@@ -86,6 +87,18 @@ def binary() -> Program:
     return program
 
 
+def on_a_map() -> Program:
+    """A convolution and a LIF neuron on a map of 4x4."""
+    torch.manual_seed(0)
+    root = nn.ModuleDict({"conv": nn.Conv2d(1, 2, 3, padding=1)})
+    dyadic_(root, 4.0)
+    step = Step(root)
+    x = step.input("x", 1, 4, 4)
+    membrane = step.state("lif.membrane", 2, 4, 4)
+    current = step.module("conv", x)
+    return step.program(step.lif(current, membrane, "lif", reset=neurons.Keep()))
+
+
 EXAMPLES: dict[str, Callable[[], Program]] = {
     "fuse-batchnorm": normalised,
     "reversible": hard_reset,
@@ -93,6 +106,7 @@ EXAMPLES: dict[str, Callable[[], Program]] = {
     "saf": lambda: feedforward((3, 4, 2)),
     "multi-precision": fed,
     "deploy": binary,
+    "one-step": on_a_map,
 }
 """The smallest program that each pass rewrites, with dyadic parameters."""
 

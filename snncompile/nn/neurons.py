@@ -1,16 +1,5 @@
 """Three spiking neurons for people who start here; more live in the libraries that are read.
 
-A network is one time step of layers, and a loop::
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc, self.lif = nn.Linear(4, 3), snncompile.nn.LIF(decay=0.9)
-
-        def forward(self, x):  # [T, N, 4]
-            snncompile.nn.reset(self)
-            return torch.stack([self.lif(self.fc(x_t)) for x_t in x])
-
 A neuron keeps its membrane from call to call until `reset`. The membrane is no part of the
 state_dict, and a copy or a pickle of a neuron starts at rest.
 """
@@ -24,12 +13,9 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from snncompile.attention import SECA
 from snncompile.errors import InputError
 from snncompile.ir import neurons
 from snncompile.ir.surrogates import Surrogate
-
-__all__ = ["IF", "LIF", "SECA", "LeakyIntegrator", "reset"]
 
 ResetName: TypeAlias = Literal["subtract", "zero", "none"]
 SurrogateName: TypeAlias = Literal["atan", "sigmoid", "fast_sigmoid", "rectangle", "triangle"]

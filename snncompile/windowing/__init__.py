@@ -1,0 +1,1 @@
+"""Rewrites a step so that parts of it run window by window over feature maps."""
