@@ -32,13 +32,15 @@ from snncompile.ir.charges import (
 )
 from snncompile.ir.counts import rounded
 from snncompile.ir.resets import DelayedReset, Hard, Keep, Reset, Subtract
+from snncompile.ir.single_spike import single_spike
 from snncompile.ir.surrogates import Surrogate, fire
 
 __all__ = [
     "NEURONS", "SPIKING", "Blend", "Charge", "Charged", "Decay", "DelayedReset", "Euler",
     "EulerBox", "Hard", "Integrate", "Keep", "Leak", "LeakRate", "Number", "Relax", "RelaxRate",
     "Reset", "Subtract", "accumulate", "accumulating", "adaptive_lif", "delayed_lif",
-    "integer_lif", "integrator", "lif", "rectified_lif", "synaptic_current",
+    "integer_lif", "integrator", "lif", "rectified_lif", "single_spike",
+    "synaptic_current",
 ]  # fmt: skip
 
 
@@ -284,8 +286,9 @@ NEURONS: tuple[Callable[..., tuple[Tensor, ...]], ...] = (
     synaptic_current,
     accumulate,
     accumulating,
+    single_spike,
 )
 """Every neuron of the IR; all are elementwise over [N, ...]."""
 
-SPIKING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif, accumulating)
+SPIKING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif, accumulating, single_spike)
 """Those whose first output is spikes."""

@@ -39,9 +39,22 @@ def normalised() -> Program:
     return step.program(step.lif(step.module("norm", step.module("conv", x)), membrane, "lif"))
 
 
+def masked() -> Program:
+    """A Linear and a LIF neuron whose spikes after the first are multiplied by 0."""
+    torch.manual_seed(0)
+    step = Step(dyadic_(nn.Sequential(nn.Linear(8, 16)), 4.0))
+    x = step.input("x", 8)
+    membrane, fired = step.state("lif.membrane", 16), step.state("lif.fired", 16)
+    spikes = step.lif(step.module("0", x), membrane, "lif")
+    first = step.call(torch.mul, spikes, step.call(torch.sub, 1, fired))
+    step.next["lif_fired"] = step.call(torch.add, fired, first)
+    return step.program(first)
+
+
 EXAMPLES: dict[str, Callable[[], Program]] = {
     "fuse-batchnorm": normalised,
     "saf": lambda: feedforward((3, 4, 2)),
+    "single-spike": masked,
 }
 """The smallest program that each pass rewrites, with dyadic parameters."""
 
