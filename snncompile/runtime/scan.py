@@ -1,19 +1,28 @@
 """Loops over time: one neuron over a sequence of currents, or any part of a step.
 
-Both read one step after the other with `unbind` and hand the states on.
+Both read one step after the other with `unbind` and hand the states on. A neuron that knows a
+better way over a sequence than step by step has it in `OVER_TIME`.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from snncompile.ir.single_spike import single_spike
 from snncompile.runtime.sequence import Value, stack, unstack
+from snncompile.runtime.single_spike import single_spike_over_time
 
 Neuron: TypeAlias = Callable[..., tuple[Tensor, ...]]
 Step: TypeAlias = Callable[..., tuple[tuple[Value, ...], tuple[Tensor, ...]]]
 """``step(root, *values, *invariants, *states) -> (values, next states)``."""
+
+OverTime: TypeAlias = Callable[..., tuple[Tensor, tuple[Tensor, ...]] | None]
+"""``run(current, states, settings) -> (outputs, last states)``; None for settings not covered."""
+
+OVER_TIME: Mapping[Neuron, OverTime] = {single_spike: single_spike_over_time}
+"""Neurons that run over a sequence by themselves where nothing reads their states on the way."""
 
 
 def scan(
@@ -36,6 +45,10 @@ def scan(
         For every result its sequence [T, N, ...], or None where it is not wanted; and the states
         after the last step, each [N, ...].
     """
+    over_time = None if any(wanted) else OVER_TIME.get(neuron)
+    done = over_time(current, states, settings) if over_time else None
+    if done is not None:
+        return (done[0], *(None for _ in states)), done[1]
     options = dict(settings)
     kept: list[list[Tensor]] = [[] for _ in range(len(states) + 1)]
     for value in current.unbind(0):

@@ -99,13 +99,17 @@ CASES: list[tuple[Neuron, dict[str, Any]]] = [
         (neurons.synaptic_current, {"decay": 0.75, "order": order})
         for order in ("decay_then_add", "add_then_decay", "delay")
     ),
+    *(
+        (neurons.single_spike, {"charge": Decay(0.5), **FIRES, "rule": rule, "strict": strict})
+        for rule, strict in (("v1", True), ("v2", False))
+    ),
 ]  # fmt: skip
 
 
 def program_of(function: Neuron, settings: dict[str, Any]) -> tuple[Program, int]:
     """One neuron, driven by the input."""
     step = Step(nn.Module())
-    count = 2 if function is neurons.adaptive_lif else 1
+    count = {neurons.adaptive_lif: 2, neurons.single_spike: 3}.get(function, 1)
     x = step.input("x", WIDTH)
     held = [step.state(f"state{i}", WIDTH) for i in range(count)]
     node = step.call(function, x, *held, **settings)
