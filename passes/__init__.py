@@ -7,11 +7,12 @@ from difflib import get_close_matches
 
 from snncompile.errors import InputError
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
+from snncompile.passes.parallel import Parallel
 from snncompile.passes.saf import SAF
 from snncompile.passes.single_spike import SingleSpike
 from snncompile.rewrite import Pass
 
-PASSES: tuple[type[Pass], ...] = (FuseBatchNorm, SAF, SingleSpike)
+PASSES: tuple[type[Pass], ...] = (FuseBatchNorm, Parallel, SAF, SingleSpike)
 """Every pass."""
 
 BY_NAME: dict[str, type[Pass]] = {item.name: item for item in PASSES}

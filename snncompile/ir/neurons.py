@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from snncompile.ir.accumulation import accumulate, accumulating
+from snncompile.ir.certificates import Certificate
 from snncompile.ir.charges import (
     Blend,
     Charge,
@@ -54,6 +55,7 @@ def lif(  # noqa: PLR0913
     surrogate: Surrogate,
     strict: bool = False,
     detach_membrane: bool = False,
+    certificate: Certificate | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Integrate and fire: charge, compare, reset, all within this step.
 
@@ -69,6 +71,7 @@ def lif(  # noqa: PLR0913
         surrogate: The derivative that replaces the step's.
         strict: Fire above the threshold only; otherwise at it too.
         detach_membrane: Treat the incoming membrane as a constant in the backward pass.
+        certificate: Its steps may run side by side; written then. No value depends on it.
 
     Returns:
         Spikes and the membrane after the reset, each [N, ...].

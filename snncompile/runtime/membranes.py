@@ -1,6 +1,6 @@
 """How membranes move over a sequence: the charge of a neuron, row by row and all at once."""
 
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -9,8 +9,30 @@ from torch.utils import _pytree as pytree
 from snncompile.ir.charges import Charge, Decay, Integrate, Number
 from snncompile.ir.surrogates import DERIVATIVES, Surrogate, fire
 
+_TILE = 2**16
+"""How many elements a tile of steps has at most, if it has several: they stay in the cache."""
+
 Settings: TypeAlias = tuple[tuple[str, Any], ...]
 """A neuron's keyword arguments."""
+
+
+class Fires(Protocol):
+    """What decides on firing, among a neuron's settings."""
+
+    @property
+    def threshold(self) -> Number:
+        """Firing threshold."""
+        ...
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """What stands for the derivative of firing."""
+        ...
+
+    @property
+    def strict(self) -> bool:
+        """Whether it fires above the threshold only."""
+        ...
 
 
 class Charging:
@@ -62,13 +84,28 @@ def slopes(charge: Charge, like: Tensor) -> tuple[Tensor, Tensor]:
         return charge(one, zero) - rest, charge(zero, one) - rest
 
 
-def derivative(surrogate: Surrogate, distance: Tensor, *, strict: bool) -> Tensor:
-    """What stands for the step's derivative at a distance from the threshold, any shape."""
+def derivatives(neuron: Fires, charged: Tensor) -> Tensor:
+    """The surrogate's derivative at every step, in tiles of steps that stay in the cache.
+
+    Args:
+        neuron: The settings of the neuron.
+        charged: Its charged membranes, [T, N, ...].
+    """
+    threshold = number(neuron.threshold, charged).detach()
+    found = torch.empty_like(charged)
+    steps = max(1, _TILE // max(1, charged[0].numel()))
+    for tile, out in zip(charged.split(steps), found.split(steps), strict=True):
+        out.copy_(_derivative(neuron, tile - threshold))
+    return found
+
+
+def _derivative(neuron: Fires, distance: Tensor) -> Tensor:
+    surrogate = neuron.surrogate
     if surrogate.function is None:
         return DERIVATIVES[surrogate.name](distance, *surrogate.parameters)
     with torch.enable_grad():
         leaf = distance.detach().requires_grad_()
-        spikes = fire(leaf, surrogate, strict=strict)
+        spikes = fire(leaf, surrogate, strict=neuron.strict)
         (found,) = torch.autograd.grad(spikes, leaf, torch.ones_like(spikes))
     return found
 
@@ -85,3 +122,19 @@ def flat(settings: Settings) -> tuple[list[Any], pytree.TreeSpec]:
 def number(value: Number, like: Tensor) -> Tensor:
     """A setting as a tensor of the dtype of others, which operations take faster than a number."""
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+TENSOR = object()
+"""Stands among the leaves of settings for a tensor, which autograd keeps."""
+
+
+def restored(leaves: list[Any], tensors: list[Tensor]) -> list[Any]:
+    """Leaves with the tensors in their places again."""
+    waiting = iter(tensors)
+    return [next(waiting) if leaf is TENSOR else leaf for leaf in leaves]
+
+
+def scaled(gradient: Tensor, charge: Charge) -> Tensor:
+    """The gradient of the currents, given that of the charged membranes, [T, N, ...]."""
+    gain = slopes(charge, gradient)[0]
+    return gradient if bool((gain == 1).all()) else gradient * gain

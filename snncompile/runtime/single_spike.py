@@ -18,13 +18,10 @@ from snncompile.ir.single_spike import Rule
 from snncompile.ir.surrogates import Surrogate
 from snncompile.runtime import membranes
 from snncompile.runtime.blocks import Recurrence, blocks_for, run
-from snncompile.runtime.membranes import EXACT, Charging, Settings
+from snncompile.runtime.membranes import EXACT, TENSOR, Charging, Settings
 
 _SEARCHED = 32
 """How many steps are asked at once whether a neuron crosses within them."""
-
-_TENSOR = object()
-"""Stands among settings for a tensor, which autograd keeps."""
 
 States: TypeAlias = tuple[Tensor, ...]
 
@@ -117,7 +114,7 @@ class _SingleSpike(torch.autograd.Function):
         counted = 2 * has_fired - (times == len(current) - 1).to(fired.dtype)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         silent = torch.where(before, 0, times)
-        ctx.leaves = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        ctx.leaves = [TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         learned = any(ctx.needs_input_grad[5:])
         ctx.save_for_backward(current if learned else None, membrane, charged, silent, *tensors)
         ctx.spec = spec
@@ -129,14 +126,13 @@ class _SingleSpike(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
         current, membrane, charged, silent, *tensors = ctx.saved_tensors
-        waiting = iter(tensors)
-        leaves = [next(waiting) if leaf is _TENSOR else leaf for leaf in ctx.leaves]
+        leaves = membranes.restored(ctx.leaves, tensors)
         neuron = _Neuron(**pytree.tree_unflatten(leaves, ctx.spec))
         spikes, last, fired, elapsed, _ = grad_outputs
         if neuron.rule == "v1":
             steps = torch.arange(len(charged), device=charged.device)
             spikes = spikes * (steps.view(-1, *[1] * silent.dim()) < silent)
-        slope, gradient = _slopes(neuron, charged), torch.empty_like(charged)
+        slope, gradient = membranes.derivatives(neuron, charged), torch.empty_like(charged)
         state = (last.clone(), fired.clone(), elapsed.clone())
         reverse = _Reverse(membranes.slopes(neuron.charge, membrane)[1])
         run(Recurrence(reverse, (spikes, slope, gradient), backwards=True), state)
@@ -182,15 +178,6 @@ def written(times: Tensor, like: Tensor) -> Tensor:
     """The spikes, [T, N, ...], of neurons that fire at times [N, ...]; T is no spike."""
     spikes = like.new_zeros(len(like) + 1, *times.shape)
     return spikes.scatter_(0, times.unsqueeze(0), 1.0)[: len(like)]
-
-
-def _slopes(neuron: _Neuron, charged: Tensor) -> Tensor:
-    """The surrogate's derivative at every step, in tiles that stay in the cache."""
-    threshold = membranes.number(neuron.threshold, charged)
-    slopes = torch.empty_like(charged)
-    for tile, out in zip(charged.split(_SEARCHED), slopes.split(_SEARCHED), strict=True):
-        out.copy_(membranes.derivative(neuron.surrogate, tile - threshold, strict=neuron.strict))
-    return slopes
 
 
 class _Reverse:
@@ -250,9 +237,7 @@ class _Inputs(NamedTuple):
         leaves, spec = settings
         if self.current is None:
             charge = _Neuron(**pytree.tree_unflatten(leaves, spec)).charge
-            gain = membranes.slopes(charge, self.initial)[0]
-            one = bool((gain == 1).all())
-            return [reached[0] if one else reached[0] * gain, *(None for _ in leaves)]
+            return [membranes.scaled(reached[0], charge), *(None for _ in leaves)]
         given = zip((self.current, *leaves), wanted, strict=True)
         before = torch.cat((self.initial.unsqueeze(0), self.charged[:-1]))
         with torch.enable_grad():

@@ -53,6 +53,7 @@ def masked() -> Program:
 
 EXAMPLES: dict[str, Callable[[], Program]] = {
     "fuse-batchnorm": normalised,
+    "parallel": lambda: feedforward((8, 16)),
     "saf": lambda: feedforward((3, 4, 2)),
     "single-spike": masked,
 }
