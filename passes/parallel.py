@@ -25,8 +25,8 @@ After::
     state   %lif0_membrane "lif0.membrane": [N, 16] float32 = 0
     step:
       %0 = 0: Linear(8, 16)(%x)                   # [N, 16]
-      %spikes, %membrane = lif(%0, %lif0_membrane, Decay(0.5), Subtract(), atan(2), threshold=1, certificate=Certificate)
-        # [N, 16], lif0
+      %spikes, %membrane = lif(%0, %lif0_membrane, Decay(0.5), Subtract(), atan(2), threshold=1,
+        certificate=Certificate)  # [N, 16], lif0
     next    %lif0_membrane <- %membrane
     output  out0 = stack(%spikes)
 

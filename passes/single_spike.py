@@ -36,8 +36,8 @@ After::
     state   %lif_elapsed "lif.elapsed": [N, 16] float32 = 0
     step:
       %0 = 0: Linear(8, 16)(%x)                   # [N, 16]
-      %spikes, %membrane, %fired, %elapsed = single_spike(%0, %lif_membrane, %lif_fired, %lif_elapsed, Decay(0.5), fast_sigmoid(10), threshold=1)
-        # [N, 16], lif
+      %spikes, %membrane, %fired, %elapsed = single_spike(%0, %lif_membrane, %lif_fired,
+        %lif_elapsed, Decay(0.5), fast_sigmoid(10), threshold=1)  # [N, 16], lif
     next    %lif_membrane <- %membrane
     next    %lif_fired <- %fired
     next    %lif_elapsed <- %elapsed
@@ -66,9 +66,8 @@ from torch import fx
 from snncompile.errors import InputError
 from snncompile.ir.dependence import components
 from snncompile.ir.neurons import lif, single_spike
-from snncompile.ir.program import Program, State, is_spiking, origin, output_of
+from snncompile.ir.program import Program, State, is_spiking, output_of
 from snncompile.ir.single_spike import Rule
-from snncompile.ir.spelling import is_getitem
 from snncompile.ir.surrogates import Surrogate
 from snncompile.rewrite import Keeps, Pass
 
@@ -88,6 +87,11 @@ class _Mask(NamedTuple):
     fired: fx.Node
     nodes: tuple[fx.Node, ...]
     spikes: fx.Node
+
+    @property
+    def all(self) -> tuple[fx.Node, ...]:
+        """The state and the calls."""
+        return (self.fired, *self.nodes)
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class SingleSpike(Pass):
                 problem = "cuts the gradient through time, which both rules need"
                 self.refuse(node, problem, fix="Turn the online learning rule off")
             mask = _mask(program, node)
-            own = {node, *node.users, node.args[1], *(mask and (mask.fired, *mask.nodes) or ())}
+            own = {node, *node.users, node.args[1], *(mask.all if mask else ())}
             if not cycles[node] <= own:
                 other = min(cycles[node] - own)
                 problem = f"has feedback: its spikes come back to it through %{other.name}"

@@ -61,9 +61,9 @@ def single_spike_over_time(
         settings: The neuron's keyword arguments, by name.
 
     Returns:
-        The spikes, [T, N, ...], and the states after the last step; None for dtypes that it
-        would not compute the bits of the definition in, with a surrogate of the user's, and while torch.compile
-        traces.
+        The spikes, [T, N, ...], and the states after the last step; None for dtypes whose
+        bits would not be those of the definition, with a surrogate of the user's, and while
+        torch.compile traces.
     """
     found = first_spikes(current, states, settings, dense=True)
     return None if found is None else (found.spikes, found.states)
@@ -95,7 +95,7 @@ def first_spikes(
 
 class _SingleSpike(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0913
+    def forward(  # noqa: PLR0913, PLR0917
         ctx: Any,  # noqa: ANN401
         current: Tensor,
         membrane: Tensor,

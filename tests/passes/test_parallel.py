@@ -78,9 +78,9 @@ def test_a_transformed_module_says_how_its_neurons_ran() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
-    fast = snncompile.transform(model, "parallel", schedule="layers")
-    plain = snncompile.transform(model, [], schedule="layers")
     x = torch.randn(400, 2, 6)
+    fast = snncompile.transform(model, "parallel", schedule="layers", example_inputs=x[:4])
+    plain = snncompile.transform(model, [], schedule="layers", example_inputs=x[:4])
 
     spikes = fast(x)
     found = certificates(fast.program)

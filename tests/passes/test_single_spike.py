@@ -1,9 +1,12 @@
 # pyright: basic
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from snncompile.errors import InputError, PassRefusedError
-from snncompile.ir.neurons import lif, single_spike
+from snncompile.ir.neurons import lif, rectified_lif, single_spike
 from snncompile.ir.program import Program
 from snncompile.ir.text import text
 from snncompile.passes.single_spike import SingleSpike
@@ -20,8 +23,10 @@ def first_spikes(spikes: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", [feedforward, convolutional])
-def test_the_first_layer_emits_the_first_spikes_of_the_lif_it_came_from(make) -> None:
-    before: Program = make()
+def test_the_first_layer_emits_the_first_spikes_of_the_lif_it_came_from(
+    make: Callable[[], Program],
+) -> None:
+    before = make()
     after = copy_program(before)
     rewritten = ACCEPTED(after)
     inputs = inputs_of(before)
@@ -64,20 +69,18 @@ def test_another_neuron_is_refused() -> None:
     spikes = step.lif(x, membrane, "lif")
     program = step.program(spikes)
     node = next(program.neurons())
-    from snncompile.ir.neurons import rectified_lif  # noqa: PLC0415
-
     node.target = rectified_lif
     node.kwargs = {**node.kwargs, "slope": 1.0}
 
-    with pytest.raises(PassRefusedError, match="is no lif. Only integrate-and-fire neurons"):
+    with pytest.raises(PassRefusedError, match=r"is no lif\. Only integrate-and-fire neurons"):
         ACCEPTED(program)
 
 
 def test_spikes_that_are_read_unmasked_too_are_refused() -> None:
     program = masked()
     spikes = next(n for n in program.step.nodes if n.name == "getitem")
-    outputs, following = program.step.output_node().args[0]
-    program.step.output_node().args = (((spikes,), following),)
+    returned: Any = program.step.output_node().args[0]
+    program.step.output_node().args = (((spikes,), returned[1]),)
 
     with pytest.raises(PassRefusedError, match="has %output read it beside its first spike"):
         SingleSpike()(program)
@@ -86,7 +89,7 @@ def test_spikes_that_are_read_unmasked_too_are_refused() -> None:
 @pytest.mark.parametrize(
     "options", [{"rule": "v3"}, {"accept": "all"}, {"slope": 0.0}], ids=lambda o: next(iter(o))
 )
-def test_unknown_options_are_input_errors(options) -> None:
+def test_unknown_options_are_input_errors(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         SingleSpike(**options)
 
