@@ -132,7 +132,7 @@ class SingleSpike(Pass):
                 problem = "cuts the gradient through time, which both rules need"
                 self.refuse(node, problem, fix="Turn the online learning rule off")
             mask = _mask(program, node)
-            own = {node, *node.users, node.args[1], *(mask.all if mask else ())}
+            own = {node, *node.users, *node.all_input_nodes[1:], *(mask.all if mask else ())}
             if not cycles[node] <= own:
                 other = min(cycles[node] - own)
                 problem = f"has feedback: its spikes come back to it through %{other.name}"

@@ -13,7 +13,7 @@ sum, through a derivative at z that the rule gives: "v1" lets it through before 
 arXiv:2205.15286, first and second version).
 """
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -57,7 +57,8 @@ def single_spike(  # noqa: PLR0913
     has_fired = _UpTo.apply(fired + crossed, 1.0)  # type: ignore[no-untyped-call]
     counted = _UpTo.apply(elapsed + has_fired, 2.0)  # type: ignore[no-untyped-call]
     spikes = _First.apply(counted, rule)  # type: ignore[no-untyped-call]
-    return spikes, charged, has_fired, counted
+    following: tuple[Tensor, Tensor, Tensor] = (charged, has_fired, counted)
+    return cast("Tensor", spikes), *following
 
 
 class _UpTo(torch.autograd.Function):

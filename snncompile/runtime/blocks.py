@@ -102,7 +102,7 @@ def _in_blocks(recurrence: Recurrence, state: State, blocks: int, most: int) -> 
     for row in _rows(first, backwards):
         recurrence.step(row, start)
     others = (s[: steps - rest] if backwards else s[rest:] for s in recurrence.sequences)
-    cut = tuple(s.unflatten(0, (blocks, -1)).transpose(0, 1) for s in others)
+    cut = tuple(torch.unflatten(s, 0, (blocks, -1)).transpose(0, 1) for s in others)
     rows = list(_rows(cut, backwards))
     seams = tuple(value.expand(blocks, *value.shape).clone() for value in start)
     marks: dict[int, State] = {}

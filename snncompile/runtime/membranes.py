@@ -94,7 +94,8 @@ def derivatives(neuron: Fires, charged: Tensor) -> Tensor:
     threshold = number(neuron.threshold, charged).detach()
     found = torch.empty_like(charged)
     steps = max(1, _TILE // max(1, charged[0].numel()))
-    for tile, out in zip(charged.split(steps), found.split(steps), strict=True):
+    tiles = torch.split(charged, steps), torch.split(found, steps)
+    for tile, out in zip(*tiles, strict=True):
         out.copy_(_derivative(neuron, tile - threshold))
     return found
 

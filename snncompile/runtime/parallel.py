@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from snncompile.ir.certificates import Certificate
 from snncompile.ir.charges import Charge, Number
 from snncompile.ir.neurons import lif
-from snncompile.ir.resets import Hard, Keep, Reset, Subtract
+from snncompile.ir.resets import Hard, Reset, Subtract
 from snncompile.ir.surrogates import Surrogate, fire
 from snncompile.runtime import membranes
 from snncompile.runtime.blocks import Recurrence, State, blocks_for, run
@@ -69,8 +69,8 @@ def lif_over_time(
         return None
     leaves, spec = membranes.flat(tuple(options.items()))
     how = (spec, certificate)
-    spikes, last = _Lif.apply(current, membrane, how, *leaves)  # type: ignore[no-untyped-call]
-    return spikes, (last,)
+    results: list[Tensor] = [*_Lif.apply(current, membrane, how, *leaves)]  # type: ignore[no-untyped-call]
+    return results[0], (results[1],)
 
 
 class _Lif(torch.autograd.Function):
@@ -100,7 +100,10 @@ class _Lif(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,  # noqa: ANN401
+        *grad_outputs: Tensor,
+    ) -> tuple[Any, ...]:
         current, membrane, charged, spikes, keep, *kept = ctx.saved_tensors
         leaves = membranes.restored(ctx.leaves, kept)
         neuron = _Neuron(**pytree.tree_unflatten(leaves, ctx.spec))

@@ -88,9 +88,10 @@ def first_spikes(
     if current.dtype not in EXACT or not alike or written or torch.compiler.is_compiling():
         return None
     leaves, spec = membranes.flat(settings)
-    given: Any = _SingleSpike.apply(current, *states, (dense, spec), *leaves)  # type: ignore[no-untyped-call]
-    spikes, membrane, fired, elapsed, times = given
-    return FirstSpikes(spikes, times, (membrane, fired, elapsed))
+    results: list[Tensor] = [
+        *_SingleSpike.apply(current, *states, (dense, spec), *leaves)  # type: ignore[no-untyped-call]
+    ]
+    return FirstSpikes(results[0], results[4], (results[1], results[2], results[3]))
 
 
 class _SingleSpike(torch.autograd.Function):
@@ -124,7 +125,10 @@ class _SingleSpike(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,  # noqa: ANN401
+        *grad_outputs: Tensor,
+    ) -> tuple[Any, ...]:
         current, membrane, charged, silent, *tensors = ctx.saved_tensors
         leaves = membranes.restored(ctx.leaves, tensors)
         neuron = _Neuron(**pytree.tree_unflatten(leaves, ctx.spec))
@@ -163,7 +167,7 @@ def _first_crossing(charged: Tensor, neuron: _Neuron) -> Tensor:
     if threshold.dim():
         threshold = threshold.expand(charged.shape[1:]).flatten()
     times = torch.full(flat.shape[1:], steps, device=charged.device)
-    for start, tile in zip(range(0, steps, _SEARCHED), flat.split(_SEARCHED), strict=True):
+    for start, tile in zip(range(0, steps, _SEARCHED), torch.split(flat, _SEARCHED), strict=True):
         reached = ~(tile.amax(0) < threshold) & (times == steps)
         found = reached.nonzero().squeeze(1)
         limit = threshold[found] if threshold.dim() else threshold

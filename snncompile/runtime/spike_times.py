@@ -10,7 +10,7 @@ differ in rounding, as they do between a product of one step and one of many.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ def scan_times(
         neuron does not fire; None where the spikes are to be read.
     """
     found = None
-    if len(current) >= LEAST_STEPS:
+    if len(current) >= LEAST_STEPS and not torch.is_autocast_enabled(current.device.type):
         found = first_spikes(current, states, settings, dense=dense)
     if found is None:
         return (*scan(neuron, current, states, settings, (0,)), None)
@@ -69,8 +69,9 @@ def weighed(layer: nn.Linear, spikes: Tensor, times: Tensor | None) -> Tensor:
         dense = spikes if times is None else spikes * 0 + written(times, spikes)
         plain = type(layer).forward is nn.Linear.forward
         return (layer if plain else partial(nn.Linear.forward, layer))(dense.flatten(0, 1))
-    folded: Tensor = _Weighed.apply(spikes, times, layer.weight)  # type: ignore[no-untyped-call]
-    return folded if layer.bias is None else folded + layer.bias
+    folded = cast("Tensor", _Weighed.apply(spikes, times, layer.weight))  # type: ignore[no-untyped-call]
+    bias = cast("Tensor | None", layer.bias)
+    return folded if bias is None else folded + bias
 
 
 def _has_hooks(layer: nn.Module) -> bool:
@@ -92,7 +93,10 @@ class _Weighed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN401
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,  # noqa: ANN401
+        *grad_outputs: Tensor,
+    ) -> tuple[Tensor | None, None, Tensor | None]:
         times, weight = ctx.saved_tensors
         (gradient,) = grad_outputs
         of_spikes = of_weight = None

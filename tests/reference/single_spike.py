@@ -43,7 +43,7 @@ def membranes(current: Tensor, decay: Tensor) -> Tensor:
 
 def crossings(membrane: Tensor, slope: float) -> Tensor:
     """z[t] = sum of (t - k + 1) 1[V[k] > 1] over k <= t."""
-    across = Crossing.apply(membrane - 1, slope)
+    across = Crossing.apply(membrane - 1, slope)  # type: ignore[no-untyped-call]
     weights = (steps_between(len(membrane)) + 1).clamp(min=0)
     return torch.einsum("tk,knm->tnm", weights, across)
 

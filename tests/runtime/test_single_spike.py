@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from snncompile.ir.charges import Charge, Charged, Decay, Integrate, Leak, Relax
 from snncompile.ir.neurons import lif, single_spike
+from snncompile.ir.program import Program
 from snncompile.ir.resets import Hard, Subtract
 from snncompile.ir.surrogates import Surrogate
-from snncompile.ir.program import Program
 from snncompile.passes.single_spike import SingleSpike
 from snncompile.runtime.schedule import Runner
 from snncompile.runtime.single_spike import first_spikes, single_spike_over_time
@@ -190,6 +190,19 @@ def test_a_linear_adds_its_columns_at_the_times_of_the_spikes(bias: bool) -> Non
     assert times is not None
     assert 0 < int((times < 20).sum()) < times.numel()
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+def test_a_linear_behind_neurons_that_stay_silent_gives_its_bias() -> None:
+    layer, current = nn.Linear(7, 5), torch.zeros(20, 3, 7, requires_grad=True)
+    settings = tuple(settings_of(Decay(0.5)).items())
+
+    sequences, _, times = scan_times(single_spike, current, start(current[0]), settings, False)
+    assert sequences[0] is not None
+    made = weighed(layer, sequences[0], times)
+    gradient = torch.autograd.grad(made.sum(), layer.weight)[0]
+
+    torch.testing.assert_close(made, layer.bias.expand(60, 5), rtol=0, atol=0)
+    assert gradient.count_nonzero() == 0
 
 
 def zeros(program: Program, batch: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
