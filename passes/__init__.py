@@ -11,14 +11,18 @@ from snncompile.passes.deploy import Deploy
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
 from snncompile.passes.multi_precision import MultiPrecision
 from snncompile.passes.one_step import OneStep
+from snncompile.passes.parallel import Parallel
 from snncompile.passes.reversible import Reversible
 from snncompile.passes.saf import SAF
+from snncompile.passes.single_spike import SingleSpike
 from snncompile.rewrite import Pass
 
 PASSES: tuple[type[Pass], ...] = (
     FuseBatchNorm,
     SAF,
     Reversible,
+    SingleSpike,
+    Parallel,
     OneStep,
     Binarize,
     MultiPrecision,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from snncompile.ir.accumulation import accumulate, accumulating
+from snncompile.ir.certificates import Certificate
 from snncompile.ir.charges import (
     Blend,
     Charge,
@@ -34,6 +35,7 @@ from snncompile.ir.counts import rounded
 from snncompile.ir.graded import multi_precision, stateless_multi_precision
 from snncompile.ir.resets import DelayedReset, Hard, Keep, Reset, Subtract
 from snncompile.ir.reversible import reversible_lif
+from snncompile.ir.single_spike import single_spike
 from snncompile.ir.surrogates import Surrogate, fire
 
 __all__ = [
@@ -41,7 +43,7 @@ __all__ = [
     "Euler", "EulerBox", "Hard", "Integrate", "Keep", "Leak", "LeakRate", "Number", "Relax",
     "RelaxRate", "Reset", "Subtract", "accumulate", "accumulating", "adaptive_lif", "delayed_lif",
     "integer_lif", "integrator", "lif", "multi_precision", "rectified_lif", "reversible_lif",
-    "stateless_multi_precision", "synaptic_current",
+    "single_spike", "stateless_multi_precision", "synaptic_current",
 ]  # fmt: skip
 
 
@@ -55,6 +57,7 @@ def lif(  # noqa: PLR0913
     surrogate: Surrogate,
     strict: bool = False,
     detach_membrane: bool = False,
+    certificate: Certificate | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Integrate and fire: charge, compare, reset, all within this step.
 
@@ -70,6 +73,7 @@ def lif(  # noqa: PLR0913
         surrogate: The derivative that replaces the step's.
         strict: Fire above the threshold only; otherwise at it too.
         detach_membrane: Treat the incoming membrane as a constant in the backward pass.
+        certificate: Its steps may run side by side; written then. No value depends on it.
 
     Returns:
         Spikes and the membrane after the reset, each [N, ...].
@@ -289,6 +293,7 @@ ELEMENTWISE: tuple[Callable[..., tuple[Tensor, ...]], ...] = (
     accumulating,
     multi_precision,
     stateless_multi_precision,
+    single_spike,
 )
 """The neurons that act on every element of [N, ...] by itself."""
 
@@ -298,5 +303,14 @@ NEURONS = (*ELEMENTWISE, reversible_lif)
 GRADED = (multi_precision, stateless_multi_precision)
 """Those whose spikes have a size, a multiple of `unit` if `levels` is given."""
 
-SPIKING = (lif, rectified_lif, integer_lif, delayed_lif, adaptive_lif, accumulating, *GRADED)
+SPIKING = (
+    lif,
+    rectified_lif,
+    integer_lif,
+    delayed_lif,
+    adaptive_lif,
+    accumulating,
+    single_spike,
+    *GRADED,
+)
 """Those whose first output is spikes."""

@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from snncompile.ir.reversible import reversible_lif
+from snncompile.ir.neurons import lif, reversible_lif, single_spike
+from snncompile.runtime.parallel import lif_over_time
 from snncompile.runtime.reversible import reversible_over_time
 from snncompile.runtime.sequence import Value, stack, unstack
+from snncompile.runtime.single_spike import single_spike_over_time
 
 Neuron: TypeAlias = Callable[..., tuple[Tensor, ...]]
 Step: TypeAlias = Callable[..., tuple[tuple[Value, ...], tuple[Tensor, ...]]]
@@ -21,7 +23,11 @@ Step: TypeAlias = Callable[..., tuple[tuple[Value, ...], tuple[Tensor, ...]]]
 OverTime: TypeAlias = Callable[..., tuple[Tensor, tuple[Tensor, ...]] | None]
 """``run(current, states, settings) -> (outputs, last states)``; None for settings not covered."""
 
-OVER_TIME: Mapping[Neuron, OverTime] = {reversible_lif: reversible_over_time}
+OVER_TIME: Mapping[Neuron, OverTime] = {
+    lif: lif_over_time,
+    reversible_lif: reversible_over_time,
+    single_spike: single_spike_over_time,
+}
 """Neurons that run over a sequence by themselves where nothing reads their states on the way."""
 
 

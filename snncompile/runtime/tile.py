@@ -9,18 +9,20 @@ folded call needs one row for every step.
 from operator import getitem, mul
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 from torch.fx.node import map_arg
 
 from snncompile.ir.dependence import Component
-from snncompile.ir.layers import is_batch_norm
+from snncompile.ir.layers import is_batch_norm, layer_class
+from snncompile.ir.neurons import single_spike
 from snncompile.ir.operations import folded_operands, is_part, is_reshape
-from snncompile.ir.program import Program, is_neuron
+from snncompile.ir.program import Program, is_neuron, value_of
 from snncompile.runtime.code import ROOT, compile_graph
 from snncompile.runtime.observe import operands, results
 from snncompile.runtime.region import Region, Regions, step_graph
 from snncompile.runtime.scan import loop, scan
 from snncompile.runtime.sequence import delayed, fold, last, repeated, unfold
+from snncompile.runtime.spike_times import scan_times, weighed
 
 
 def tile_graph(program: Program, regions: Regions, region: Region) -> fx.Graph:
@@ -55,6 +57,7 @@ class _TileWriter:
         self.initial = {node: self.graph.placeholder(node.name) for node in region.states}
         self.folded: dict[fx.Node, fx.Node] = {}
         self.final: dict[fx.Node, fx.Node] = {}
+        self.times: dict[fx.Node, fx.Node] = {}
 
     def write(self, component: Component) -> None:
         match component.kind:
@@ -109,6 +112,9 @@ class _TileWriter:
         if is_part(node):
             self._part(node)
             return
+        if any(self._weighs(node, spikes) for spikes in self.times):
+            self._weigh(node)
+            return
         repeats = folded_operands(self.program, node, self.regions.invariant) or frozenset()
 
         def operand(source: fx.Node) -> fx.Node:
@@ -141,8 +147,15 @@ class _TileWriter:
         settings = map_arg(tuple(neuron.kwargs.items()), self.invariant.__getitem__)
         wanted = self._wanted(component, neuron)
         initial = tuple(self.initial[state] for state in states)
-        args = (neuron.target, self._sequence(current), initial, settings, wanted)
-        call = self._call(scan, *args, name=neuron.name)
+        args: Any = (neuron.target, self._sequence(current), initial, settings)
+        spikes = self._timed(neuron) if wanted == (0,) else None
+        if spikes is None:
+            call = self._call(scan, *args, wanted, name=neuron.name)
+        else:
+            readers = {user for user in spikes.users if self._weighs(user, spikes)}
+            dense = self.regions.is_read(spikes, {*component.nodes, *readers})
+            call = self._call(scan_times, *args, dense, name=neuron.name)
+            self.times[spikes] = self._call(getitem, call, 2, name=f"{neuron.name}_times")
         self.sequences[neuron] = self._call(getitem, call, 0, name=neuron.name)
         final = self._call(getitem, call, 1, name=neuron.name)
         for i, state in enumerate(states):
@@ -150,6 +163,29 @@ class _TileWriter:
         for node in component.nodes:
             if is_part(node) and node.args[1] in wanted:
                 self._part(node)
+
+    def _timed(self, neuron: fx.Node) -> fx.Node | None:
+        """The spikes of a neuron whose spike times are enough for somebody in this region."""
+        parts = [part for part in neuron.users if part.args[1] == 0]
+        if neuron.target is not single_spike or len(parts) != 1:
+            return None
+        spikes = parts[0]
+        inside = {node for component in self.region.components for node in component.nodes}
+        return spikes if any(self._weighs(u, spikes) for u in inside & {*spikes.users}) else None
+
+    def _weighs(self, node: fx.Node, spikes: fx.Node) -> bool:
+        """Whether a node is a Linear that reads the spikes [N, M] of single-spike neurons."""
+        if node.op != "call_module" or node.args[:1] != (spikes,):
+            return False
+        linear = layer_class(self.program, node) is nn.Linear
+        return linear and node.name not in self.program.whole and value_of(spikes).dim() == 2  # noqa: PLR2004
+
+    def _weigh(self, node: fx.Node) -> None:
+        """A Linear that adds its columns at the times of the spikes."""
+        (spikes,) = node.all_input_nodes
+        layer = self.graph.create_node("get_attr", str(node.target))
+        args = (layer, self._sequence(spikes), self.times[spikes])
+        self.folded[node] = self._call(weighed, *args, name=node.name)
 
     def _wanted(self, component: Component, neuron: fx.Node) -> tuple[int, ...]:
         """Which results of a neuron something reads at every step."""

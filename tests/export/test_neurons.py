@@ -122,13 +122,21 @@ CASES: list[tuple[Neuron, dict[str, Any]]] = [
         (neurons.stateless_multi_precision, {"threshold": 0.5, "levels": levels})
         for levels in (None, 15.0)
     ),
+    *(
+        (neurons.single_spike, {"charge": Decay(0.5), **FIRES, "rule": rule, "strict": strict})
+        for rule, strict in (("v1", True), ("v2", False))
+    ),
 ]  # fmt: skip
 
 
 def program_of(function: Neuron, settings: dict[str, Any]) -> tuple[Program, int]:
     """One neuron, driven by the input."""
     step = Step(nn.Module())
-    counts = {neurons.adaptive_lif: 2, neurons.stateless_multi_precision: 0}
+    counts = {
+        neurons.adaptive_lif: 2,
+        neurons.stateless_multi_precision: 0,
+        neurons.single_spike: 3,
+    }
     count = counts.get(function, 1)
     x = step.input("x", WIDTH)
     held = [step.state(f"state{i}", WIDTH) for i in range(count)]

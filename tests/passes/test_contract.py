@@ -99,6 +99,18 @@ def on_a_map() -> Program:
     return step.program(step.lif(current, membrane, "lif", reset=neurons.Keep()))
 
 
+def masked() -> Program:
+    """A Linear and a LIF neuron whose spikes after the first are multiplied by 0."""
+    torch.manual_seed(0)
+    step = Step(dyadic_(nn.Sequential(nn.Linear(8, 16)), 4.0))
+    x = step.input("x", 8)
+    membrane, fired = step.state("lif.membrane", 16), step.state("lif.fired", 16)
+    spikes = step.lif(step.module("0", x), membrane, "lif")
+    first = step.call(torch.mul, spikes, step.call(torch.sub, 1, fired))
+    step.next["lif_fired"] = step.call(torch.add, fired, first)
+    return step.program(first)
+
+
 EXAMPLES: dict[str, Callable[[], Program]] = {
     "fuse-batchnorm": normalised,
     "reversible": hard_reset,
@@ -107,6 +119,9 @@ EXAMPLES: dict[str, Callable[[], Program]] = {
     "multi-precision": fed,
     "deploy": binary,
     "one-step": on_a_map,
+    "parallel": lambda: feedforward((8, 16)),
+    "saf": lambda: feedforward((3, 4, 2)),
+    "single-spike": masked,
 }
 """The smallest program that each pass rewrites, with dyadic parameters."""
 

@@ -1,0 +1,116 @@
+"""Synapses that read spike times: every neuron fires at most once, so its time says it all.
+
+The current of a Linear at step t is its bias and, for every neuron that fires at t, that neuron's
+column of the weight. Each column is added once a sample, whatever T is; the dense product
+multiplies it with T numbers of which T - 1 are 0. The weight's gradient is such a sum as well.
+Only the gradient of the spikes is dense, as the gradient rules ask for it at every step.
+
+The sums have the order of the neurons, that of a dense product is the library's: currents may
+differ in rounding, as they do between a product of one step and one of many.
+"""
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from snncompile.runtime.membranes import Settings
+from snncompile.runtime.scan import scan
+from snncompile.runtime.single_spike import States, first_spikes, written
+
+LEAST_STEPS = 8
+"""Over fewer steps a dense product is as fast."""
+
+
+def scan_times(
+    neuron: Any,  # noqa: ANN401
+    current: Tensor,
+    states: States,
+    settings: Settings,
+    dense: bool,
+) -> tuple[tuple[Tensor | None, ...], States, Tensor | None]:
+    """Run single-spike neurons over a sequence for those that read their spike times.
+
+    Args:
+        neuron: `single_spike`.
+        current: [T, N, ...].
+        states: Before the first step, each [N, ...].
+        settings: Its keyword arguments, by name.
+        dense: Whether others read its spikes.
+
+    Returns:
+        As `scan`, whose spikes hold no values where nobody reads them; and the times, T where a
+        neuron does not fire; None where the spikes are to be read.
+    """
+    found = None
+    if len(current) >= LEAST_STEPS and not torch.is_autocast_enabled(current.device.type):
+        found = first_spikes(current, states, settings, dense=dense)
+    if found is None:
+        return (*scan(neuron, current, states, settings, (0,)), None)
+    return (found.spikes, None, None, None), found.states, found.times
+
+
+def weighed(layer: nn.Linear, spikes: Tensor, times: Tensor | None) -> Tensor:
+    """What a Linear makes of single spikes.
+
+    Args:
+        layer: The Linear.
+        spikes: [T, N, M].
+        times: The step of every neuron's spike, T where there is none, [N, M]; None where the
+            spikes are to be read.
+
+    Returns:
+        Its output with the steps folded into the batch, [T * N, M'].
+    """
+    if times is None or _has_hooks(layer):
+        dense = spikes if times is None else spikes * 0 + written(times, spikes)
+        plain = type(layer).forward is nn.Linear.forward
+        return (layer if plain else partial(nn.Linear.forward, layer))(dense.flatten(0, 1))
+    folded = cast("Tensor", _Weighed.apply(spikes, times, layer.weight))  # type: ignore[no-untyped-call]
+    bias = cast("Tensor | None", layer.bias)
+    return folded if bias is None else folded + bias
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    """Whether something watches the layer's calls, and wants to see spikes."""
+    watched = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(layer, name) for name in watched)
+
+
+class _Weighed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spikes: Tensor, times: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN401
+        rows, (batch, _) = len(spikes), times.shape
+        ctx.save_for_backward(times, weight)
+        ctx.steps = rows
+        sample, neuron = (times < rows).nonzero(as_tuple=True)
+        row = times[sample, neuron] * batch + sample
+        order = row.argsort(stable=True)
+        return _sums(weight.t(), neuron[order], row[order], rows * batch)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,  # noqa: ANN401
+        *grad_outputs: Tensor,
+    ) -> tuple[Tensor | None, None, Tensor | None]:
+        times, weight = ctx.saved_tensors
+        (gradient,) = grad_outputs
+        of_spikes = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_spikes = (gradient @ weight).unflatten(0, (ctx.steps, -1))
+        if ctx.needs_input_grad[2]:
+            neuron, sample = (times < ctx.steps).t().nonzero(as_tuple=True)
+            row = times[sample, neuron] * len(times) + sample
+            of_weight = _sums(gradient, row, neuron, times.shape[1]).t()
+        return of_spikes, None, of_weight
+
+
+def _sums(values: Tensor, index: Tensor, bag: Tensor, bags: int) -> Tensor:
+    """For every bag the sum of the rows of `values` that are in it; `bag` is in order."""
+    counts = torch.bincount(bag, minlength=bags)
+    offsets = counts.cumsum(0) - counts
+    return functional.embedding_bag(index, values.contiguous(), offsets, mode="sum")
