@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from snncompile.kernels.scan import fused_scan
 from snncompile.runtime.sequence import Value, stack, unstack
 
 Neuron: TypeAlias = Callable[..., tuple[Tensor, ...]]
@@ -23,7 +24,7 @@ def scan(
     settings: tuple[tuple[str, Any], ...],
     wanted: Collection[int],
 ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]:
-    """Run a neuron over a sequence.
+    """Run a neuron over a sequence: by a kernel where there is one, else by `looped`.
 
     Args:
         neuron: One of `snncompile.ir.neurons`.
@@ -36,6 +37,18 @@ def scan(
         For every result its sequence [T, N, ...], or None where it is not wanted; and the states
         after the last step, each [N, ...].
     """
+    fused = fused_scan(neuron, current, states, settings, wanted)
+    return fused or looped(neuron, current, states, settings, wanted)
+
+
+def looped(
+    neuron: Neuron,
+    current: Tensor,
+    states: tuple[Tensor, ...],
+    settings: tuple[tuple[str, Any], ...],
+    wanted: Collection[int],
+) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]:
+    """What `scan` means: the neuron called once a step."""
     options = dict(settings)
     kept: list[list[Tensor]] = [[] for _ in range(len(states) + 1)]
     for value in current.unbind(0):

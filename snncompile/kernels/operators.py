@@ -1,0 +1,136 @@
+"""Scans as torch operators, so that autograd, torch.compile and fake tensors know them.
+
+A kernel is named by its key, which is a digest of its source: graphs that torch.compile keeps on
+disk mean the same kernel in every process.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snncompile.errors import SnncompileError
+from snncompile.kernels.kernel import Kernel
+from snncompile.kernels.layout import Layout, layout_of
+
+_kernels: dict[str, Kernel] = {}
+
+
+def register(kernel: Kernel) -> str:
+    """Make a kernel known to the operators; returns its key."""
+    return _kernels.setdefault(kernel.key, kernel).key
+
+
+@torch.library.custom_op("snncompile::neuron_scan", mutates_args=())
+def neuron_scan(
+    kernel: str, current: Tensor, states: Sequence[Tensor], settings: Sequence[Tensor]
+) -> list[Tensor]:
+    """Scan a neuron over time.
+
+    Args:
+        kernel: The key of its kernel.
+        current: [T, N, ...].
+        states: Before the first step, each [N, ...].
+        settings: Its tensor settings, each one number or broadcasting to [N, ...].
+
+    Returns:
+        The wanted results, each [T, N, ...], the final states, each [N, ...], and what the
+        backward pass needs.
+    """
+    return _kernels[kernel].forward(current, states, settings, layout_of(current))
+
+
+@neuron_scan.register_fake
+def _(
+    kernel: str, current: Tensor, states: Sequence[Tensor], settings: Sequence[Tensor]
+) -> list[Tensor]:
+    return _kernels[kernel].outputs(layout_of(current), current)
+
+
+@torch.library.custom_op("snncompile::neuron_scan_backward", mutates_args=())
+def neuron_scan_backward(  # noqa: PLR0913
+    kernel: str,
+    kept: Sequence[Tensor],
+    settings: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    shape: Sequence[int],
+    order: Sequence[int],
+) -> list[Tensor]:
+    """The gradients of a scan.
+
+    Args:
+        kernel: The key of its kernel.
+        kept: What the kernel keeps.
+        settings: As in the scan.
+        gradients: Of the wanted results and of the final states; None is zero.
+        shape: Of the current, [T, N, ...].
+        order: Of a step's axes in memory.
+
+    Returns:
+        Gradients of all states, and of the current and the settings that need one.
+    """
+    layout = Layout(tuple(shape), tuple(order))
+    return _kernels[kernel].backward(kept, settings, gradients, layout)
+
+
+@neuron_scan_backward.register_fake
+def _(  # noqa: PLR0913
+    kernel: str,
+    kept: Sequence[Tensor],
+    settings: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    shape: Sequence[int],
+    order: Sequence[int],
+) -> list[Tensor]:
+    like = next(tensor for tensor in (*kept, *gradients) if tensor is not None)
+    return _kernels[kernel].derivatives(Layout(tuple(shape), tuple(order)), settings, like)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:  # noqa: ANN401
+    key, current, states, settings = inputs
+    kernel = _kernels[key]
+    layout = layout_of(current)
+    ctx.set_materialize_grads(False)
+    ctx.kernel, ctx.shape, ctx.order = key, layout.shape, layout.order
+    kept = kernel.kept(current, states, output)
+    ctx.kept = len(kept)
+    ctx.save_for_backward(*kept, *settings)
+
+
+def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:  # noqa: ANN401
+    sweeps = _kernels[ctx.kernel].sweeps
+    definition, derivatives = sweeps.definition, sweeps.step.derivatives
+    kept, settings = ctx.saved_tensors[: ctx.kept], ctx.saved_tensors[ctx.kept :]
+    results = gradients[: len(definition.wanted) + definition.states]
+    if all(gradient is None for gradient in results):
+        return None, None, [None] * definition.states, [None] * len(settings)
+    found = neuron_scan_backward(ctx.kernel, kept, settings, results, ctx.shape, ctx.order)
+    states, rest = found[: definition.states], iter(found[definition.states :])
+    current, *others = [
+        next(rest) if needs and (i == 0 or i > definition.states) else None
+        for i, needs in enumerate(definition.differentiable)
+    ]
+    flowing = [node is not None for node in derivatives]
+    return (
+        None,
+        current if flowing[0] else None,
+        [gradient if flowing[i] else None for i, gradient in enumerate(states, start=1)],
+        [
+            gradient if flowing[i] else None
+            for i, gradient in enumerate(others[definition.states :], start=1 + definition.states)
+        ],
+    )
+
+
+neuron_scan.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
+    raise SnncompileError(
+        "a fused scan has no second derivative; set SNNCOMPILE_KERNELS=off to differentiate the "
+        "loop over time instead"
+    )
+
+
+neuron_scan_backward.register_autograd(_refuse)
