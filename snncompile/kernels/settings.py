@@ -1,10 +1,9 @@
 """A neuron's settings taken apart: numbers are part of the kernel, tensors are its operands."""
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
-from torch import Tensor
-
+Operand = TypeVar("Operand")
 Settings: TypeAlias = tuple[tuple[str, Any], ...]
 """A neuron's keyword arguments, by name."""
 
@@ -15,24 +14,25 @@ class Hole(NamedTuple):
     position: int
 
 
-def split(value: Any, tensors: list[Tensor]) -> Any:  # noqa: ANN401
-    """The value with a `Hole` for every tensor in it; the tensors are appended to `tensors`.
+def split(value: Any, kind: type[Operand], found: list[Operand]) -> Any:  # noqa: ANN401
+    """The value with a `Hole` for every operand in it.
 
     Args:
         value: A setting, or (nested) tuples of settings: charges and resets are such.
-        tensors: What was found so far.
+        kind: What operands are: tensors, or nodes that stand for them.
+        found: The operands found so far; those of `value` are appended.
     """
-    if isinstance(value, Tensor):
-        tensors.append(value)
-        return Hole(len(tensors) - 1)
-    return _rebuilt(value, lambda item: split(item, tensors))
+    if isinstance(value, kind):
+        found.append(value)
+        return Hole(len(found) - 1)
+    return _rebuilt(value, lambda item: split(item, kind, found))
 
 
-def fill(value: Any, tensors: Sequence[Tensor]) -> Any:  # noqa: ANN401
+def fill(value: Any, operands: Sequence[object]) -> Any:  # noqa: ANN401
     """The inverse of `split`."""
     if isinstance(value, Hole):
-        return tensors[value.position]
-    return _rebuilt(value, lambda item: fill(item, tensors))
+        return operands[value.position]
+    return _rebuilt(value, lambda item: fill(item, operands))
 
 
 def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:  # noqa: ANN401

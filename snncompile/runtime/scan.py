@@ -9,22 +9,62 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from snncompile.kernels.scan import fused_scan
+from snncompile.kernels.scan import FusedScan
+from snncompile.kernels.settings import Settings, fill
 from snncompile.runtime.sequence import Value, stack, unstack
 
 Neuron: TypeAlias = Callable[..., tuple[Tensor, ...]]
+Scanned: TypeAlias = tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]
 Step: TypeAlias = Callable[..., tuple[tuple[Value, ...], tuple[Tensor, ...]]]
 """``step(root, *values, *invariants, *states) -> (values, next states)``."""
+
+
+class NeuronScan:
+    """A neuron, ready to be run over sequences.
+
+    Args:
+        neuron: One of `snncompile.ir.neurons`.
+        settings: Its keyword arguments, by name, with holes for tensors (`split`).
+    """
+
+    def __init__(self, neuron: Neuron, settings: Settings) -> None:
+        self.neuron = neuron
+        self.settings = settings
+        self.fused = FusedScan(neuron, settings)
+
+    def __call__(
+        self,
+        current: Tensor,
+        states: tuple[Tensor, ...],
+        tensors: tuple[Tensor, ...],
+        wanted: Collection[int],
+    ) -> Scanned:
+        """Run by a kernel where there is one, else step by step.
+
+        Args:
+            current: The neuron's input, [T, N, ...].
+            states: Its states before the first step, each [N, ...].
+            tensors: What goes into the holes of its settings.
+            wanted: Which of its results are kept at every step: 0 is the output, then the states.
+
+        Returns:
+            For every result its sequence [T, N, ...], or None where it is not wanted; and the
+            states after the last step, each [N, ...].
+        """
+        fused = self.fused(current, states, tensors, wanted)
+        if fused is not None:
+            return fused
+        return scan(self.neuron, current, states, fill(self.settings, tensors), wanted)
 
 
 def scan(
     neuron: Neuron,
     current: Tensor,
     states: tuple[Tensor, ...],
-    settings: tuple[tuple[str, Any], ...],
+    settings: Settings,
     wanted: Collection[int],
-) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]:
-    """Run a neuron over a sequence: by a kernel where there is one, else by `looped`.
+) -> Scanned:
+    """What running a neuron over a sequence means: one call a step.
 
     Args:
         neuron: One of `snncompile.ir.neurons`.
@@ -37,18 +77,6 @@ def scan(
         For every result its sequence [T, N, ...], or None where it is not wanted; and the states
         after the last step, each [N, ...].
     """
-    fused = fused_scan(neuron, current, states, settings, wanted)
-    return fused or looped(neuron, current, states, settings, wanted)
-
-
-def looped(
-    neuron: Neuron,
-    current: Tensor,
-    states: tuple[Tensor, ...],
-    settings: tuple[tuple[str, Any], ...],
-    wanted: Collection[int],
-) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]:
-    """What `scan` means: the neuron called once a step."""
     options = dict(settings)
     kept: list[list[Tensor]] = [[] for _ in range(len(states) + 1)]
     for value in current.unbind(0):

@@ -16,10 +16,11 @@ from snncompile.ir.dependence import Component
 from snncompile.ir.layers import is_batch_norm
 from snncompile.ir.operations import folded_operands, is_part, is_reshape
 from snncompile.ir.program import Program, is_neuron
+from snncompile.kernels.settings import split
 from snncompile.runtime.code import ROOT, compile_graph
 from snncompile.runtime.observe import operands, results
 from snncompile.runtime.region import Region, Regions, step_graph
-from snncompile.runtime.scan import loop, scan
+from snncompile.runtime.scan import NeuronScan, loop
 from snncompile.runtime.sequence import delayed, fold, last, repeated, unfold
 
 
@@ -138,11 +139,13 @@ class _TileWriter:
     def _scan(self, component: Component) -> None:
         neuron = next(node for node in component.nodes if is_neuron(node))
         current, *states = operands(neuron)
-        settings = map_arg(tuple(neuron.kwargs.items()), self.invariant.__getitem__)
+        given = map_arg(tuple(neuron.kwargs.items()), self.invariant.__getitem__)
+        tensors: list[fx.Node] = []
+        target = NeuronScan(neuron.target, split(given, fx.Node, tensors))  # type: ignore[arg-type]
         wanted = self._wanted(component, neuron)
         initial = tuple(self.initial[state] for state in states)
-        args = (neuron.target, self._sequence(current), initial, settings, wanted)
-        call = self._call(scan, *args, name=neuron.name)
+        args = (self._sequence(current), initial, tuple(tensors), wanted)
+        call = self._call(target, *args, name=neuron.name)
         self.sequences[neuron] = self._call(getitem, call, 0, name=neuron.name)
         final = self._call(getitem, call, 1, name=neuron.name)
         for i, state in enumerate(states):
