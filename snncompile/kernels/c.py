@@ -4,8 +4,9 @@
         for every step
             for every element          independent of each other: the compiler vectorises
 
-Both functions take ``size`` (steps, width, block, first block, last block), for every array the
-distance between two steps, and the arrays themselves: `FORWARD` and `BACKWARD` say in which order.
+Both functions take ``size`` (steps, width, block, first block, last block), then for every array
+its address, the distance between two steps, and whether blocks lie one after the other in it (1) or
+share it (0). The classes below say which arrays, in which order.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,8 +17,9 @@ from torch import fx
 from snncompile.kernels import arithmetic
 from snncompile.kernels.sweep import Sweeps, asked, needed
 
-LARGEST_BLOCK = 4096
-"""Elements whose states are kept in the cache at once."""
+CHUNK = 1024
+"""Elements over which a scalar setting's gradient is summed before it leaves the sweep; what it sums
+to does not depend on blocks, which hold whole chunks."""
 
 _PREAMBLE = """\
 #include <math.h>
@@ -53,17 +55,20 @@ VECTOR real_t {erf}(real_t); VECTOR real_t {pow}(real_t, real_t);
 """
 """Tells gcc that glibc has these functions for vectors too (to 4 units in the last place)."""
 
-_TOTAL = """\
-static double total(const double *x, int64_t n) {
-  double lane[16] = {0};
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int j = 0; j < 16; j++) lane[j] += x[i + j];
-  for (; i < n; i++) lane[i % 16] += x[i];
-  for (int half = 8; half; half /= 2)
-    for (int j = 0; j < half; j++) lane[j] += lane[j + half];
-  return lane[0];
-}
+_TOTALS = f"""\
+static void totals(const double *x, int64_t n, double *sums) {{
+  for (int64_t begin = 0; begin < n; begin += {CHUNK}) {{
+    const int64_t end = n - begin < {CHUNK} ? n : begin + {CHUNK};
+    double lane[16] = {{0}};
+    int64_t i = begin;
+    for (; i + 16 <= end; i += 16)
+      for (int j = 0; j < 16; j++) lane[j] += x[i + j];
+    for (; i < end; i++) lane[i % 16] += x[i];
+    for (int half = 8; half; half /= 2)
+      for (int j = 0; j < half; j++) lane[j] += lane[j + half];
+    sums[begin / {CHUNK}] = lane[0];
+  }}
+}}
 """
 _FLUSH = """\
 #if defined(__SSE2__)
@@ -95,7 +100,7 @@ def source(sweeps: Sweeps) -> str:
         _Forward(sweeps).text(),
     ]
     if sweeps.step.gradients:
-        parts += [_TOTAL, _Backward(sweeps).text()]
+        parts += [_TOTALS, _Backward(sweeps).text()]
     return "\n".join(parts)
 
 
@@ -120,7 +125,7 @@ class _Loops:
         k = self.arrays
         self.arrays += 1
         step = "(t - 1)" if late else "t"
-        self.row.append(f"{type_} *{name} = ({type_} *)at[{k}] + {step} * stride[{k}] + begin;")
+        self.row.append(f"{type_} *{name} = ({type_} *)at[{k}] + {step} * stride[{k}] + begin * own[{k}];")
         return f"{name}[i]"
 
     def settings(self) -> None:
@@ -157,7 +162,8 @@ class _Loops:
         self.write()
         return "\n".join(
             (
-                f"void {self.name}(const int64_t *size, const int64_t *stride, void *const *at) {{",
+                f"void {self.name}(const int64_t *size, void *const *at, const int64_t *stride,"
+                " const int64_t *own) {",
                 "  const int64_t steps = size[0], width = size[1], block = size[2];",
                 *(f"  {line}" for line in self.before),
                 "  for (int64_t b = size[3]; b < size[4]; b++) {",
@@ -243,9 +249,10 @@ class _Backward(_Loops):
         """The gradient of a result: what flows in at this step, and from the step after it."""
         definition, step = self.sweeps.definition, self.sweeps.step
         flowing = {p: self.array(f"gradient{p}") for p in definition.wanted}
-        for i in range(1, 1 + definition.states):
-            self.array(f"final{i}")
-            self.array(f"carried{i}")
+        states = range(1, 1 + definition.states)
+        for name in (*(f"final{i}" for i in states), *(f"carried{i}" for i in states)):
+            self.array(name)
+        for i in states:
             self.row.append(f"const real_t *later{i} = t < steps - 1 ? carried{i} : final{i};")
         for position, node in enumerate(step.gradients):
             terms = [flowing[position]] if position in flowing else []
@@ -266,11 +273,12 @@ class _Backward(_Loops):
     def accumulate(self, j: int, node: fx.Node | None) -> None:
         """Sum a setting's derivative over time in double precision; a scalar's also over a block."""
         name, k = f"sum{j}", self.arrays
-        self.arrays += 1
         if self.sweeps.definition.scalars[j]:
-            self.block.append(f"double {name}[{LARGEST_BLOCK}];")
-            self.after.append(f"((double *)at[{k}])[b] = total({name}, n);")
+            self.arrays += 2
+            self.block.append(f"double *{name} = (double *)at[{k}];")
+            self.after.append(f"totals({name}, n, (double *)at[{k + 1}] + begin / {CHUNK});")
         else:
+            self.arrays += 1
             self.block.append(f"double *{name} = (double *)at[{k}] + begin;")
         self.block.append(f"memset({name}, 0, n * sizeof(double));")
         self.element.append(f"{name}[i] += {self.value(node)};")

@@ -1,8 +1,7 @@
-"""A generated kernel: which arrays its two sweeps take, and running them on tensors."""
+"""A generated kernel: its two sweeps, run on tensors."""
 
-import ctypes
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +9,10 @@ from torch import Tensor
 
 from snncompile.kernels import build, c
 from snncompile.kernels.layout import Layout
+from snncompile.kernels.pages import request_large_pages
 from snncompile.kernels.step import Definition, trace
-from snncompile.kernels.sweep import Kept, Sweeps, sweeps
-from snncompile.kernels.threads import Function, blocks, run
+from snncompile.kernels.sweep import Sweeps, sweeps
+from snncompile.kernels.threads import Array, Division, Function, division, run
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,25 @@ class Kernel:
         self, current: Tensor, states: Sequence[Tensor], settings: Sequence[Tensor], layout: Layout
     ) -> list[Tensor]:
         """Scan; returns what `outputs` describes."""
-        rows = layout.rows(current)
         outputs = self.outputs(layout, current)
-        arrays = [(rows, rows.stride(0)), *((layout.flat(state), 0) for state in states)]
-        arrays += self._settings(settings, layout)
         sequences = len(self.sweeps.definition.wanted)
-        finals = sequences + len(states)
-        for i, output in enumerate(outputs):
-            arrays.append((output, 0 if sequences <= i < finals else layout.width))
-        run(self.functions[0], layout.shape[0], layout.width, arrays)
+        finals = range(sequences, sequences + len(states))
+        arrays = [
+            _sequence(current, layout),
+            *(Array(layout.flat(state)) for state in states),
+            *self._settings(settings, layout),
+            *(
+                Array(_fresh(output), 0 if i in finals else layout.width)
+                for i, output in enumerate(outputs)
+            ),
+        ]
+        run(self.functions[0], layout.size, division(*layout.size), arrays)
         return outputs
 
     def kept(
         self, current: Tensor, states: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> list[Tensor]:
-        """What the sweep back needs of a scan's operands and outputs; settings come on top."""
+        """What the sweep back needs of a scan's operands and outputs, beyond the settings."""
         definition = self.sweeps.definition
         saved = iter(outputs[len(definition.wanted) + definition.states :])
         found: list[Tensor] = []
@@ -72,13 +76,12 @@ class Kernel:
         return found
 
     def derivatives(self, layout: Layout, settings: Sequence[Tensor], like: Tensor) -> list[Tensor]:
-        """New tensors: gradients of all states, and of current and settings that need one."""
+        """New tensors: gradients of the current, the states and the settings that need one."""
         definition = self.sweeps.definition
-        current, *needs = definition.differentiable
-        found = [layout.empty(like, definition.dtype, steps=False) for _ in range(definition.states)]
-        if current:
-            found.append(layout.empty(like, definition.dtype, steps=True))
-        pairs = zip(settings, needs[definition.states :], strict=True)
+        current, states, others = definition.needs
+        found = [layout.empty(like, definition.dtype, steps=True)] if current else []
+        found += [layout.empty(like, definition.dtype, steps=False) for need in states if need]
+        pairs = zip(settings, others, strict=True)
         return found + [torch.empty_like(setting) for setting, need in pairs if need]
 
     def backward(
@@ -102,56 +105,84 @@ class Kernel:
         definition = self.sweeps.definition
         like = next(tensor for tensor in (*kept, *gradients) if tensor is not None)
         found = self.derivatives(layout, settings, like)
-        zeros = like.new_zeros(layout.width, dtype=definition.dtype)
-        arrays = [*self._kept(kept, layout), *self._settings(settings, layout)]
-        for gradient in gradients[: len(definition.wanted)]:
-            rows = zeros if gradient is None else layout.rows(gradient)
-            arrays.append((rows, 0 if gradient is None else rows.stride(0)))
-        for gradient, carried in zip(gradients[len(definition.wanted) :], found, strict=False):
-            arrays += [(zeros if gradient is None else layout.flat(gradient), 0), (carried, 0)]
-        if definition.differentiable[0]:
-            arrays.append((found[definition.states], layout.width))
-        sums = self._sums(layout, like)
-        arrays += [(total, 0) for total in sums]
-        run(self.functions[1], layout.shape[0], layout.width, arrays)
-        for total, result in zip(sums, found[len(found) - len(sums) :], strict=True):
-            _reduce(total, result, layout)
+        divided = division(*layout.size)
+        rows = _Rows(like, definition.dtype, divided)
+        wanted = len(definition.wanted)
+        flowing, final = gradients[:wanted], gradients[wanted:]
+        current, states, _ = definition.needs
+        waiting = iter(found)
+        derivative = [Array(_fresh(next(waiting)), layout.width)] if current else []
+        carried = [Array(next(waiting)) if need else rows.scratch() for need in states]
+        arrays = [
+            *self._kept(kept, layout),
+            *self._settings(settings, layout),
+            *(rows.zeros() if g is None else _sequence(g, layout) for g in flowing),
+            *(rows.zeros() if g is None else Array(layout.flat(g)) for g in final),
+            *carried,
+            *derivative,
+        ]
+        totals = self._totals(layout, rows)
+        arrays += [array for _, row in totals for array in row]
+        run(self.functions[1], layout.size, divided, arrays)
+        for (total, _), result in zip(totals, waiting, strict=True):
+            result.copy_(_summed(total, result.shape))
         return found
 
-    def _kept(self, tensors: Sequence[Tensor], layout: Layout) -> list[tuple[Tensor, int]]:
-        arrays: list[tuple[Tensor, int]] = []
+    def _kept(self, tensors: Sequence[Tensor], layout: Layout) -> Iterable[Array]:
         waiting = iter(tensors)
         for kept in self.sweeps.kept:
-            rows = layout.rows(next(waiting))
-            arrays.append((rows, rows.stride(0)))
+            yield _sequence(next(waiting), layout)
             if kept.source == "before":
-                arrays.append((layout.flat(next(waiting)), 0))
-        return arrays
+                yield Array(layout.flat(next(waiting)))
 
-    def _settings(self, settings: Sequence[Tensor], layout: Layout) -> list[tuple[Tensor, int]]:
-        scalars = self.sweeps.definition.scalars
-        pairs = zip(settings, scalars, strict=True)
-        return [(setting if one else layout.flat(setting), 0) for setting, one in pairs]
+    def _settings(self, settings: Sequence[Tensor], layout: Layout) -> Iterable[Array]:
+        for setting, one in zip(settings, self.sweeps.definition.scalars, strict=True):
+            yield Array(setting if one else layout.flat(setting))
 
-    def _sums(self, layout: Layout, like: Tensor) -> list[Tensor]:
-        """Where settings' gradients are summed: one an element, or one a block for a scalar."""
+    def _totals(self, layout: Layout, rows: "_Rows") -> list[tuple[Tensor, list[Array]]]:
+        """Where gradients of settings are summed: one an element, or one a chunk for a scalar."""
         definition = self.sweeps.definition
-        needs = definition.differentiable[1 + definition.states :]
-        sizes = [
-            [blocks(layout.width)] if one else [layout.shape[axis + 1] for axis in layout.order]
-            for one, need in zip(definition.scalars, needs, strict=True)
-            if need
-        ]
-        return [like.new_empty(size, dtype=torch.float64) for size in sizes]
+        found: list[tuple[Tensor, list[Array]]] = []
+        for one, need in zip(definition.scalars, definition.needs[2], strict=True):
+            if need and one:
+                total = rows.like.new_empty(-(-layout.width // c.CHUNK), dtype=torch.float64)
+                found.append((total, [rows.scratch(torch.float64), Array(total)]))
+            elif need:
+                total = layout.empty(rows.like, torch.float64, steps=False)
+                found.append((total, [Array(total)]))
+        return found
 
 
-def _reduce(total: Tensor, result: Tensor, layout: Layout) -> None:
-    """Sum what was summed over time over what the setting was broadcast to."""
-    if result.numel() == 1:
-        result.copy_(total.sum().reshape(result.shape))
-        return
-    back = sorted(range(len(layout.order)), key=layout.order.__getitem__)
-    result.copy_(total.permute(back).sum_to_size(result.shape))
+@dataclass
+class _Rows:
+    """Memory that blocks share: a row of zeros, and rows that one worker reuses for its blocks."""
+
+    like: Tensor
+    dtype: torch.dtype
+    divided: Division
+
+    def zeros(self) -> Array:
+        return Array(self.like.new_zeros(self.divided.block, dtype=self.dtype), own=False)
+
+    def scratch(self, dtype: torch.dtype | None = None) -> Array:
+        shape = (self.divided.workers, self.divided.block)
+        row = self.like.new_empty(shape, dtype=dtype or self.dtype)
+        return Array(row, own=False, rows=self.divided.workers)
+
+
+def _sequence(sequence: Tensor, layout: Layout) -> Array:
+    rows = layout.rows(sequence)
+    return Array(rows, rows.stride(0))
+
+
+def _fresh(tensor: Tensor) -> Tensor:
+    request_large_pages(tensor)
+    return tensor
+
+
+def _summed(total: Tensor, shape: torch.Size) -> Tensor:
+    """A setting's gradient: the sum over what the setting was broadcast to."""
+    return total.sum().reshape(shape) if shape.numel() == 1 else total.sum_to_size(shape)
 
 
 def generate(definition: Definition) -> Kernel:

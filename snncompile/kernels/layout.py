@@ -29,6 +29,11 @@ class Layout:
         """How many elements a step has."""
         return prod(self.shape[1:])
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Steps and width."""
+        return self.shape[0], self.width
+
     def rows(self, sequence: Tensor) -> Tensor:
         """A sequence with every step dense and in order; steps lie at ``stride(0)``."""
         ordered = sequence.permute(0, *(axis + 1 for axis in self.order))

@@ -68,7 +68,7 @@ def neuron_scan_backward(  # noqa: PLR0913
         order: Of a step's axes in memory.
 
     Returns:
-        Gradients of all states, and of the current and the settings that need one.
+        Gradients of the current, the states and the settings that need one.
     """
     layout = Layout(tuple(shape), tuple(order))
     return _kernels[kernel].backward(kept, settings, gradients, layout)
@@ -106,21 +106,14 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     if all(gradient is None for gradient in results):
         return None, None, [None] * definition.states, [None] * len(settings)
     found = neuron_scan_backward(ctx.kernel, kept, settings, results, ctx.shape, ctx.order)
-    states, rest = found[: definition.states], iter(found[definition.states :])
-    current, *others = [
-        next(rest) if needs and (i == 0 or i > definition.states) else None
-        for i, needs in enumerate(definition.differentiable)
+    waiting = iter(found)
+    current, *others = [next(waiting) if needs else None for needs in definition.differentiable]
+    flowing = [
+        gradient if node is not None else None
+        for gradient, node in zip((current, *others), derivatives, strict=True)
     ]
-    flowing = [node is not None for node in derivatives]
-    return (
-        None,
-        current if flowing[0] else None,
-        [gradient if flowing[i] else None for i, gradient in enumerate(states, start=1)],
-        [
-            gradient if flowing[i] else None
-            for i, gradient in enumerate(others[definition.states :], start=1 + definition.states)
-        ],
-    )
+    after = 1 + definition.states
+    return None, flowing[0], flowing[1:after], flowing[after:]
 
 
 neuron_scan.register_autograd(_differentiate, setup_context=_keep)

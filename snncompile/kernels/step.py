@@ -40,6 +40,12 @@ class Definition:
     wanted: tuple[int, ...]
     differentiable: tuple[bool, ...]
 
+    @property
+    def needs(self) -> tuple[bool, tuple[bool, ...], tuple[bool, ...]]:
+        """`differentiable`, for the current, the states and the tensor settings."""
+        current, *others = self.differentiable
+        return current, tuple(others[: self.states]), tuple(others[self.states :])
+
 
 @dataclass(frozen=True)
 class Step:

@@ -1,56 +1,91 @@
 """Runs a compiled sweep over blocks of elements, on as many threads as torch may use.
 
 Threads are started for a call and end with it: none is left behind to spin, and a process may fork
-between calls. Blocks depend on the width alone, so results do not depend on the threads.
+between calls. What a sweep computes does not depend on blocks and threads.
 """
 
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from snncompile.kernels.c import LARGEST_BLOCK
+from snncompile.kernels.c import CHUNK
 
 Function = Callable[..., Any]
 
+_LARGEST_BLOCK = 32 * CHUNK
+"""Elements scanned together: their states fit into a second-level cache, and rows of memory this
+long are prefetched well."""
 _WORTH_A_THREAD = 2**17
 """Neuron-steps that take about as long as starting a thread."""
 
 
-def block_size(width: int) -> int:
-    """How many elements are scanned together, for steps of `width` elements."""
-    return min(LARGEST_BLOCK, max(256, -(-width // 4 // 64) * 64))
+class Array(NamedTuple):
+    """What a sweep reads or writes.
+
+    Attributes:
+        tensor: Its memory; for an array that blocks share, one row, or one row a worker.
+        distance: Between two steps; 0 if there is one row for all.
+        own: Whether every block has its own elements.
+        rows: How many workers' rows there are.
+    """
+
+    tensor: Tensor
+    distance: int = 0
+    own: bool = True
+    rows: int = 1
 
 
-def blocks(width: int) -> int:
-    """How many blocks there are."""
-    return -(-width // block_size(width))
+class Division(NamedTuple):
+    """How a width is divided: blocks of elements, and workers that share them."""
+
+    block: int
+    blocks: int
+    workers: int
 
 
-def run(function: Function, steps: int, width: int, arrays: Sequence[tuple[Tensor, int]]) -> None:
+def division(steps: int, width: int) -> Division:
+    """Divide the elements of a step among the threads that torch may use now."""
+    workers = max(1, min(torch.get_num_threads(), steps * width // _WORTH_A_THREAD))
+    rounds = -(-width // (_LARGEST_BLOCK * workers))
+    chunks = -(-width // (CHUNK * workers * max(1, rounds)))
+    block = CHUNK * max(1, chunks)
+    blocks = -(-width // block)
+    return Division(block, blocks, max(1, min(workers, blocks)))
+
+
+def run(
+    function: Function, size: tuple[int, int], divided: Division, arrays: Sequence[Array]
+) -> None:
     """Call a sweep for all blocks.
 
     Args:
         function: A compiled ``forward`` or ``backward``.
-        steps: The number of steps, T.
-        width: Elements of a step.
-        arrays: What it reads and writes, each with the distance between two steps.
+        size: The number of steps, T, and of elements of a step.
+        divided: Blocks and workers.
+        arrays: What it reads and writes, in its order.
     """
-    stride = (ctypes.c_int64 * len(arrays))(*(distance for _, distance in arrays))
-    at = (ctypes.c_void_p * len(arrays))(*(tensor.data_ptr() for tensor, _ in arrays))
-    count = blocks(width)
-    workers = max(1, min(torch.get_num_threads(), count, steps * width // _WORTH_A_THREAD))
+    block, blocks, workers = divided
+    stride = (ctypes.c_int64 * len(arrays))(*(array.distance for array in arrays))
+    own = (ctypes.c_int64 * len(arrays))(*(array.own for array in arrays))
 
-    def part(worker: int) -> None:
-        first, last = count * worker // workers, count * (worker + 1) // workers
-        function((ctypes.c_int64 * 5)(steps, width, block_size(width), first, last), stride, at)
+    def work(worker: int) -> None:
+        at = (ctypes.c_void_p * len(arrays))(*(_address(array, worker) for array in arrays))
+        first, last = blocks * worker // workers, blocks * (worker + 1) // workers
+        function((ctypes.c_int64 * 5)(*size, block, first, last), at, stride, own)
 
-    others = [threading.Thread(target=part, args=(worker,)) for worker in range(1, workers)]
+    others = [threading.Thread(target=work, args=(worker,)) for worker in range(1, workers)]
     for thread in others:
         thread.start()
-    part(0)
+    work(0)
     for thread in others:
         thread.join()
+
+
+def _address(array: Array, worker: int) -> int:
+    row = worker if array.rows > 1 else 0
+    tensor = array.tensor
+    return tensor.data_ptr() + row * (tensor.numel() // array.rows) * tensor.element_size()
