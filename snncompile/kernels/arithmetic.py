@@ -84,7 +84,7 @@ def is_exact(node: fx.Node) -> bool:
     if name_of(node) == "pow":
         return node.args[1] in (0, 1, 2, 3)
     if name_of(node) in ("add", "sub", "rsub"):
-        return node.kwargs.get("alpha", 1) == 1
+        return node.kwargs.get("alpha", 1) in (1, -1)
     return name_of(node) not in _ROUGH
 
 
@@ -115,8 +115,7 @@ def _require_elementwise(node: fx.Node) -> None:
     value = node.meta.get("val")
     shaped = isinstance(value, torch.Tensor) and value.shape in (torch.Size([2]), torch.Size([]))
     known = shaped and (value.dtype == torch.bool or value.is_floating_point())
-    mutable = isinstance(node.target, OpOverload) and node.target._schema.is_mutable
-    if node.op != "call_function" or not known or mutable:
+    if node.op != "call_function" or not known:
         raise NotElementwiseError(f"{node.target} is not elementwise arithmetic")
 
 

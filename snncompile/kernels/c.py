@@ -26,7 +26,7 @@ _PREAMBLE = """\
 #include <stdint.h>
 #include <string.h>
 #if defined(__SSE2__)
-#include <immintrin.h>
+#include <xmmintrin.h>
 #endif
 #if defined(__clang__)
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
@@ -125,7 +125,9 @@ class _Loops:
         k = self.arrays
         self.arrays += 1
         step = "(t - 1)" if late else "t"
-        self.row.append(f"{type_} *{name} = ({type_} *)at[{k}] + {step} * stride[{k}] + begin * own[{k}];")
+        self.row.append(
+            f"{type_} *{name} = ({type_} *)at[{k}] + {step} * stride[{k}] + begin * own[{k}];"
+        )
         return f"{name}[i]"
 
     def settings(self) -> None:

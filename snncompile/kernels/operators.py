@@ -92,6 +92,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:  # n
     kernel = _kernels[key]
     layout = layout_of(current)
     ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*kernel.constants(output))
     ctx.kernel, ctx.shape, ctx.order = key, layout.shape, layout.order
     kept = kernel.kept(current, states, output)
     ctx.kept = len(kept)

@@ -23,6 +23,7 @@ Results = tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]
 SWITCH = "SNNCOMPILE_KERNELS"
 """The environment variable that, set to "off", has every scan run as a loop in torch."""
 
+
 def _while_tracing(function: Function) -> Function:
     """Have torch.compile run a function for real while it traces, and keep its result."""
     return cast("Function", cast("Any", torch.compiler).assume_constant_result(function))

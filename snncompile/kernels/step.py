@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
@@ -57,6 +58,7 @@ class Step:
         gradients: Placeholders of the gradients of the results; none without derivatives.
         results: The output, then the next states.
         derivatives: Gradients of the operands; None where no gradient flows.
+        carrying: Which results depend, at some step, on what needs a gradient.
     """
 
     graph: fx.Graph
@@ -64,6 +66,7 @@ class Step:
     gradients: tuple[fx.Node, ...]
     results: tuple[fx.Node, ...]
     derivatives: tuple[fx.Node | None, ...]
+    carrying: tuple[bool, ...]
 
 
 class NotElementwiseError(Exception):
@@ -83,10 +86,28 @@ def trace(definition: Definition) -> Step:
         ones = [torch.ones(2, dtype=definition.dtype) for _ in range(count + results)]
         try:
             with torch.autocast("cpu", enabled=False), torch.enable_grad():
-                traced = make_fx(_function(definition, count))(*ones)
+                traced = _without_mutation(make_fx(_function(definition, count))(*ones), ones)
+                carrying = _carrying(definition, ones)
         except Exception as error:  # a neuron is a user's code, which may raise anything
             raise NotElementwiseError(f"its function cannot be traced: {error}") from error
-    return _read(traced.graph, definition, count)
+    results, derivatives = _ends(traced.graph, definition)
+    placeholders = tuple(traced.graph.find_nodes(op="placeholder"))
+    operands, gradients = placeholders[:count], placeholders[count:]
+    return Step(traced.graph, operands, gradients, results, derivatives, carrying)
+
+
+def _without_mutation(traced: fx.GraphModule, ones: list[Tensor]) -> fx.GraphModule:
+    """The graph with in-place operations, which autograd's formulas contain, written otherwise."""
+    if _mutates(traced.graph):
+        traced = make_fx(torch.func.functionalize(traced))(*ones)
+    if _mutates(traced.graph):
+        raise NotElementwiseError("it changes its operands in place")
+    return traced
+
+
+def _mutates(graph: fx.Graph) -> bool:
+    targets = (node.target for node in graph.nodes)
+    return any(isinstance(t, OpOverload) and t._schema.is_mutable for t in targets)
 
 
 def _function(definition: Definition, count: int) -> Callable[..., Any]:
@@ -113,22 +134,27 @@ def _results(definition: Definition, operands: Sequence[Tensor]) -> tuple[Tensor
     return tuple(definition.neuron(operands[0], *states, **settings))
 
 
-def _read(graph: fx.Graph, definition: Definition, count: int) -> Step:
-    """Tell a traced graph's placeholders and outputs apart."""
-    placeholders = graph.find_nodes(op="placeholder")
+def _carrying(definition: Definition, ones: Sequence[Tensor]) -> tuple[bool, ...]:
+    """Run as many steps as it takes for a gradient to reach every state that it can reach."""
+    pairs = zip(ones, definition.differentiable, strict=False)
+    operands = [one.detach().requires_grad_(needs) for one, needs in pairs]
+    found = [False] * (1 + definition.states)
+    for _ in found:
+        results = _results(definition, operands)
+        found = [a or b.requires_grad for a, b in zip(found, results, strict=True)]
+        operands[1 : 1 + definition.states] = results[1:]
+    return tuple(found)
+
+
+def _ends(
+    graph: fx.Graph, definition: Definition
+) -> tuple[tuple[fx.Node, ...], tuple[fx.Node | None, ...]]:
+    """The results and the derivatives that a traced graph returns."""
     output = next(iter(graph.find_nodes(op="output"))).args[0]
     found = cast("list[fx.Node | None]", pytree.tree_leaves(output, lambda leaf: leaf is None))
-    results = [node for node in found[: 1 + definition.states] if node is not None]
-    derivatives = found[1 + definition.states :]
+    results = tuple(node for node in found[: 1 + definition.states] if node is not None)
     wrong = [node for node in results if node.meta["val"].shape != torch.Size([2])]
     types = {node.meta["val"].dtype for node in graph.nodes if "val" in node.meta}
     if wrong or len(results) <= definition.states or not types <= {definition.dtype, torch.bool}:
         raise NotElementwiseError("not everything has the current's shape and dtype")
-    return Step(
-        graph,
-        tuple(placeholders[:count]),
-        tuple(placeholders[count:]),
-        tuple(results),
-        tuple(derivatives),
-    )
-
+    return results, tuple(found[1 + definition.states :])
