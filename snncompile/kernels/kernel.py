@@ -76,11 +76,10 @@ class Kernel:
         return found
 
     def constants(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """Those outputs that no gradient can flow out of."""
+        """Those results and states that no gradient can flow out of."""
         definition, carrying = self.sweeps.definition, self.sweeps.step.carrying
-        carried = [carrying[i] for i in (*definition.wanted, *range(1, 1 + definition.states))]
-        flags = (*carried, *(False for _ in self.sweeps.saved))
-        return [output for output, carries in zip(outputs, flags, strict=True) if not carries]
+        results = (*definition.wanted, *range(1, 1 + definition.states))
+        return [out for out, i in zip(outputs, results, strict=False) if not carrying[i]]
 
     def derivatives(self, layout: Layout, settings: Sequence[Tensor], like: Tensor) -> list[Tensor]:
         """New tensors: gradients of the current, the states and the settings that need one."""

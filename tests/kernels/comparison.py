@@ -104,6 +104,6 @@ def operands(
     states: int, *shape: int, dtype: torch.dtype = torch.float64, grad: bool = True
 ) -> list[Tensor]:
     """A current that makes neurons fire, and states, each [T, N, ...] and [N, ...]."""
-    current = torch.randn(*shape, dtype=dtype) + 0.5
-    before = [0.5 * torch.randn(*shape[1:], dtype=dtype) for _ in range(states)]
+    current = torch.randn(shape, dtype=dtype) + 0.5
+    before = [0.5 * torch.randn(shape[1:], dtype=dtype) for _ in range(states)]
     return [value.requires_grad_(grad) for value in (current, *before)]

@@ -3,8 +3,7 @@
 # pyright: basic
 
 import ctypes
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,13 +70,14 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_one(
 
 
 def test_two_processes_build_at_once(cache: Path) -> None:
-    code = f"from snncompile.kernels import build; print(build.library({SOURCE!r}).answer())"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)
-    ]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=build.library, args=(SOURCE,)) for _ in range(2)]
 
-    answers = [process.communicate()[0].strip() for process in processes]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
 
-    assert answers == [b"42", b"42"]
+    assert [process.exitcode for process in processes] == [0, 0]
     (file,) = cache.iterdir()
     assert ctypes.CDLL(str(file)).answer() == 42

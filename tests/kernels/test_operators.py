@@ -120,6 +120,7 @@ def test_nothing_is_kept_without_gradients() -> None:
 
 def test_the_sweep_back_keeps_one_float_an_element_and_step() -> None:
     current, membrane = operands(1, 6, 50, dtype=torch.float32)
+    fused(neurons.lif, current, (membrane,), LIF, (0,))
     sizes: list[int] = []
 
     def pack(tensor: Tensor) -> Tensor:
