@@ -114,8 +114,7 @@ def expression(node: fx.Node, text: Mapping[fx.Node, str]) -> str:
 def _require_elementwise(node: fx.Node) -> None:
     value = node.meta.get("val")
     shaped = isinstance(value, torch.Tensor) and value.shape in (torch.Size([2]), torch.Size([]))
-    known = shaped and (value.dtype == torch.bool or value.is_floating_point())
-    if node.op != "call_function" or not known:
+    if node.op != "call_function" or not shaped:
         raise NotElementwiseError(f"{node.target} is not elementwise arithmetic")
 
 

@@ -15,72 +15,8 @@ import torch
 from torch import fx
 
 from snncompile.kernels import arithmetic
-from snncompile.kernels.sweep import Sweeps, asked, needed
-
-CHUNK = 1024
-"""Elements over which a scalar setting's gradient is summed before it leaves the sweep; what it sums
-to does not depend on blocks, which hold whole chunks."""
-
-_PREAMBLE = """\
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-#if defined(__SSE2__)
-#include <xmmintrin.h>
-#endif
-#if defined(__clang__)
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define INDEPENDENT _Pragma("GCC ivdep")
-#else
-#define INDEPENDENT
-#endif
-#define real(x) ((real_t)(x))
-#define select(c, a, b) ((c) ? (a) : (b))
-"""
-_FUNCTIONS = {
-    "abs": "fabs", "round": "rint", "sqrt": "sqrt", "floor": "floor", "ceil": "ceil",
-    "trunc": "trunc", "exp": "exp", "log": "log", "sin": "sin", "cos": "cos", "tanh": "tanh",
-    "atan": "atan", "erf": "erf", "pow": "pow",
-}  # fmt: skip
-_VECTOR = """\
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC_PREREQ)
-#if __GLIBC_PREREQ(2, 35)
-#define VECTOR __attribute__((simd("notinbranch")))
-VECTOR real_t {exp}(real_t); VECTOR real_t {log}(real_t); VECTOR real_t {sin}(real_t);
-VECTOR real_t {cos}(real_t); VECTOR real_t {tanh}(real_t); VECTOR real_t {atan}(real_t);
-VECTOR real_t {erf}(real_t); VECTOR real_t {pow}(real_t, real_t);
-#endif
-#endif
-"""
-"""Tells gcc that glibc has these functions for vectors too (to 4 units in the last place)."""
-
-_TOTALS = f"""\
-static void totals(const double *x, int64_t n, double *sums) {{
-  for (int64_t begin = 0; begin < n; begin += {CHUNK}) {{
-    const int64_t end = n - begin < {CHUNK} ? n : begin + {CHUNK};
-    double lane[16] = {{0}};
-    int64_t i = begin;
-    for (; i + 16 <= end; i += 16)
-      for (int j = 0; j < 16; j++) lane[j] += x[i + j];
-    for (; i < end; i++) lane[i % 16] += x[i];
-    for (int half = 8; half; half /= 2)
-      for (int j = 0; j < half; j++) lane[j] += lane[j + half];
-    sums[begin / {CHUNK}] = lane[0];
-  }}
-}}
-"""
-_FLUSH = """\
-#if defined(__SSE2__)
-  const unsigned mode = _mm_getcsr();
-  _mm_setcsr(mode | 0x8040); /* denormal gradients count as 0: they cost a hundred times more */
-#endif
-"""
-_RESTORE = """\
-#if defined(__SSE2__)
-  _mm_setcsr(mode);
-#endif
-"""
+from snncompile.kernels.preamble import CHUNK, FLUSH, RESTORE, TOTALS, preamble
+from snncompile.kernels.sweep import Kept, Sweeps, asked, needed
 
 
 def source(sweeps: Sweeps) -> str:
@@ -89,19 +25,13 @@ def source(sweeps: Sweeps) -> str:
     Raises:
         NotElementwiseError: An operation has no expression.
     """
-    suffix, real = ("f", "float") if sweeps.definition.dtype == torch.float32 else ("", "double")
-    functions = {name: f"{c}{suffix}" for name, c in _FUNCTIONS.items()}
-    shorthands = (f"#define {name}_ {c}\n" for name, c in functions.items())
-    parts = [
-        _PREAMBLE,
-        f"typedef {real} real_t;\ntypedef unsigned char truth_t;\n",
-        *shorthands,
-        _VECTOR.format_map(functions),
-        _Forward(sweeps).text(),
-    ]
+    parts = [preamble(sweeps.definition.dtype), _Forward(sweeps).text()]
     if sweeps.step.gradients:
-        parts += [_TOTALS, _Backward(sweeps).text()]
+        parts += [TOTALS, _Backward(sweeps).text()]
     return "\n".join(parts)
+
+
+_PARAMETERS = "const int64_t *size, void *const *at, const int64_t *stride, const int64_t *own"
 
 
 class _Loops:
@@ -164,8 +94,7 @@ class _Loops:
         self.write()
         return "\n".join(
             (
-                f"void {self.name}(const int64_t *size, void *const *at, const int64_t *stride,"
-                " const int64_t *own) {",
+                f"void {self.name}({_PARAMETERS}) {{",
                 "  const int64_t steps = size[0], width = size[1], block = size[2];",
                 *(f"  {line}" for line in self.before),
                 "  for (int64_t b = size[3]; b < size[4]; b++) {",
@@ -228,17 +157,16 @@ class _Backward(_Loops):
 
     def write(self) -> None:
         sweeps, step = self.sweeps, self.sweeps.step
-        self.before.append(_FLUSH)
+        self.before.append(FLUSH)
         for k, kept in enumerate(sweeps.kept):
-            self.keep(k)
+            self.keep(k, kept)
         self.settings()
         self.gradients()
         self.compute(asked(sweeps.definition, step))
         self.derivatives()
 
-    def keep(self, k: int) -> None:
+    def keep(self, k: int, kept: Kept) -> None:
         """Declare a kept value; a state before the first step is the initial one."""
-        kept = self.sweeps.kept[k]
         if kept.source != "before":
             self.load(kept.node, self.array(f"kept{k}", type_=_stored(kept.node)))
             return
@@ -273,7 +201,7 @@ class _Backward(_Loops):
                 self.accumulate(j, node)
 
     def accumulate(self, j: int, node: fx.Node | None) -> None:
-        """Sum a setting's derivative over time in double precision; a scalar's also over a block."""
+        """Sum a setting's derivative over time, in double precision; a scalar's over chunks too."""
         name, k = f"sum{j}", self.arrays
         if self.sweeps.definition.scalars[j]:
             self.arrays += 2
@@ -289,7 +217,7 @@ class _Backward(_Loops):
         return "real(0.0)" if node is None else self.text_of[node]
 
     def last(self) -> Sequence[str]:
-        return (_RESTORE,)
+        return (RESTORE,)
 
 
 def _type(node: fx.Node) -> str:

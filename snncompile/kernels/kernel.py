@@ -10,6 +10,7 @@ from torch import Tensor
 from snncompile.kernels import build, c
 from snncompile.kernels.layout import Layout
 from snncompile.kernels.pages import request_large_pages
+from snncompile.kernels.preamble import CHUNK
 from snncompile.kernels.step import Definition, trace
 from snncompile.kernels.sweep import Sweeps, sweeps
 from snncompile.kernels.threads import Array, Division, Function, division, run
@@ -151,7 +152,7 @@ class Kernel:
         found: list[tuple[Tensor, list[Array]]] = []
         for one, need in zip(definition.scalars, definition.needs[2], strict=True):
             if need and one:
-                total = rows.like.new_empty(-(-layout.width // c.CHUNK), dtype=torch.float64)
+                total = rows.like.new_empty(-(-layout.width // CHUNK), dtype=torch.float64)
                 found.append((total, [rows.scratch(torch.float64), Array(total)]))
             elif need:
                 total = layout.empty(rows.like, torch.float64, steps=False)

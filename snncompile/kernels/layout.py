@@ -4,7 +4,6 @@ A channels-last sequence is scanned channels last; what goes with it (states, se
 is put in the same order.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -53,7 +52,7 @@ class Layout:
 
 def layout_of(sequence: Tensor) -> Layout:
     """The order in which a sequence's steps are stored; the usual one, if they are not dense."""
-    strides: Sequence[int] = sequence.stride()[1:]
+    strides = sequence.stride()[1:]
     usual = tuple(range(len(strides)))
     order = tuple(sorted(usual, key=lambda axis: -strides[axis]))
     dense = sequence[0].permute(order).is_contiguous()

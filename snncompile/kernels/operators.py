@@ -41,7 +41,7 @@ def neuron_scan(
     return _kernels[kernel].forward(current, states, settings, layout_of(current))
 
 
-@neuron_scan.register_fake
+@neuron_scan.register_fake  # pyright: ignore[reportUnknownMemberType]
 def _(
     kernel: str, current: Tensor, states: Sequence[Tensor], settings: Sequence[Tensor]
 ) -> list[Tensor]:
@@ -49,13 +49,12 @@ def _(
 
 
 @torch.library.custom_op("snncompile::neuron_scan_backward", mutates_args=())
-def neuron_scan_backward(  # noqa: PLR0913
+def neuron_scan_backward(
     kernel: str,
     kept: Sequence[Tensor],
     settings: Sequence[Tensor],
     gradients: Sequence[Tensor | None],
-    shape: Sequence[int],
-    order: Sequence[int],
+    layout: Sequence[int],
 ) -> list[Tensor]:
     """The gradients of a scan.
 
@@ -64,27 +63,29 @@ def neuron_scan_backward(  # noqa: PLR0913
         kept: What the kernel keeps.
         settings: As in the scan.
         gradients: Of the wanted results and of the final states; None is zero.
-        shape: Of the current, [T, N, ...].
-        order: Of a step's axes in memory.
+        layout: The shape of the current, [T, N, ...], and the order of a step's axes in memory.
 
     Returns:
         Gradients of the current, the states and the settings that need one.
     """
-    layout = Layout(tuple(shape), tuple(order))
-    return _kernels[kernel].backward(kept, settings, gradients, layout)
+    return _kernels[kernel].backward(kept, settings, gradients, _unpacked(layout))
 
 
-@neuron_scan_backward.register_fake
-def _(  # noqa: PLR0913
+@neuron_scan_backward.register_fake  # pyright: ignore[reportUnknownMemberType]
+def _(
     kernel: str,
     kept: Sequence[Tensor],
     settings: Sequence[Tensor],
     gradients: Sequence[Tensor | None],
-    shape: Sequence[int],
-    order: Sequence[int],
+    layout: Sequence[int],
 ) -> list[Tensor]:
     like = next(tensor for tensor in (*kept, *gradients) if tensor is not None)
-    return _kernels[kernel].derivatives(Layout(tuple(shape), tuple(order)), settings, like)
+    return _kernels[kernel].derivatives(_unpacked(layout), settings, like)
+
+
+def _unpacked(layout: Sequence[int]) -> Layout:
+    axes = (len(layout) + 1) // 2
+    return Layout(tuple(layout[:axes]), tuple(layout[axes:]))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:  # noqa: ANN401
@@ -93,7 +94,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:  # n
     layout = layout_of(current)
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*kernel.constants(output))
-    ctx.kernel, ctx.shape, ctx.order = key, layout.shape, layout.order
+    ctx.kernel, ctx.layout = key, (*layout.shape, *layout.order)
     kept = kernel.kept(current, states, output)
     ctx.kept = len(kept)
     ctx.save_for_backward(*kept, *settings)
@@ -106,7 +107,7 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     results = gradients[: len(definition.wanted) + definition.states]
     if all(gradient is None for gradient in results):
         return None, None, [None] * definition.states, [None] * len(settings)
-    found = neuron_scan_backward(ctx.kernel, kept, settings, results, ctx.shape, ctx.order)
+    found = neuron_scan_backward(ctx.kernel, kept, settings, results, ctx.layout)
     waiting = iter(found)
     current, *others = [next(waiting) if needs else None for needs in definition.differentiable]
     flowing = [
@@ -117,7 +118,9 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     return None, flowing[0], flowing[1:after], flowing[after:]
 
 
-neuron_scan.register_autograd(_differentiate, setup_context=_keep)
+neuron_scan.register_autograd(  # pyright: ignore[reportUnknownMemberType]
+    _differentiate, setup_context=_keep
+)
 
 
 def _refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
@@ -127,4 +130,4 @@ def _refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
     )
 
 
-neuron_scan_backward.register_autograd(_refuse)
+neuron_scan_backward.register_autograd(_refuse)  # pyright: ignore[reportUnknownMemberType]

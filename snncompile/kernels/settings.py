@@ -1,7 +1,7 @@
 """A neuron's settings taken apart: numbers are part of the kernel, tensors are its operands."""
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 Operand = TypeVar("Operand")
 Settings: TypeAlias = tuple[tuple[str, Any], ...]
@@ -37,10 +37,10 @@ def fill(value: Any, operands: Sequence[object]) -> Any:  # noqa: ANN401
 
 def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:  # noqa: ANN401
     if not isinstance(value, tuple):
-        return cast("object", value)
-    items = [change(item) for item in cast("tuple[Any, ...]", value)]
-    named = hasattr(value, "_fields")
-    return type(value)(*items) if named else tuple(items)  # pyright: ignore[reportUnknownVariableType]
+        return value
+    given: tuple[Any, ...] = value
+    items = [change(item) for item in given]
+    return type(given)(*items) if hasattr(given, "_fields") else tuple(items)
 
 
 def identity(value: object) -> Hashable:
@@ -50,8 +50,8 @@ def identity(value: object) -> Hashable:
     classes are equal when their items are.
     """
     if isinstance(value, tuple):
-        items = cast("tuple[object, ...]", value)
+        items: tuple[Any, ...] = value
         return (type(items), *map(identity, items))
     if isinstance(value, (int, float, str)):
         return (type(value), repr(value))
-    return cast("Hashable", value)
+    return value

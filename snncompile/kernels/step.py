@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 
 from snncompile.kernels.settings import Settings, fill
 
@@ -81,9 +81,10 @@ def trace(definition: Definition) -> Step:
             current.
     """
     count = 1 + definition.states + len(definition.scalars)
-    results = 1 + definition.states if any(definition.differentiable) else 0
-    with _disable_current_modes(), torch._C.DisableTorchFunction():
-        ones = [torch.ones(2, dtype=definition.dtype) for _ in range(count + results)]
+    flowing = 1 + definition.states if any(definition.differentiable) else 0
+    disabled = torch._C.DisableTorchFunction()  # pyright: ignore[reportPrivateUsage]
+    with _disable_current_modes(), disabled:
+        ones = [torch.ones(2, dtype=definition.dtype) for _ in range(count + flowing)]
         try:
             with torch.autocast("cpu", enabled=False), torch.enable_grad():
                 traced = _without_mutation(make_fx(_function(definition, count))(*ones), ones)
@@ -106,8 +107,8 @@ def _without_mutation(traced: fx.GraphModule, ones: list[Tensor]) -> fx.GraphMod
 
 
 def _mutates(graph: fx.Graph) -> bool:
-    targets = (node.target for node in graph.nodes)
-    return any(isinstance(t, OpOverload) and t._schema.is_mutable for t in targets)
+    calls: list[Any] = [n.target for n in graph.nodes if isinstance(n.target, OpOverload)]
+    return any(call._schema.is_mutable for call in calls)
 
 
 def _function(definition: Definition, count: int) -> Callable[..., Any]:

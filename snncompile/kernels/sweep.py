@@ -8,7 +8,7 @@ charged membrane, with a learnable decay its current and the membrane before the
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import networkx as nx
 import torch
@@ -19,6 +19,7 @@ from snncompile.kernels.step import Definition, NotElementwiseError, Step
 
 Source: TypeAlias = Literal["current", "before", "sequence", "saved"]
 
+_Vertex: TypeAlias = tuple[fx.Node, Literal["in", "out"]] | Literal["operands", "derivatives"]
 _COSTS: Final = {"saved": 1.0, "current": 0.75, "sequence": 0.5, "before": 0.5}
 """What keeping a float costs: a current need not be written, a wanted result is kept anyway."""
 
@@ -109,14 +110,14 @@ def _kept(definition: Definition, step: Step, uniform: Collection[fx.Node]) -> t
     """The cheapest values from which the sweep back can rebuild all others it needs."""
     backward = _reached_from(step.gradients, step.graph)
     free = {*uniform, *step.operands[1 + definition.states :], *step.gradients}
-    flow = nx.DiGraph()
+    flow: nx.DiGraph[_Vertex] = nx.DiGraph()
     flow.add_nodes_from(("operands", "derivatives"))
     forward: set[fx.Node] = set()
     for node in needed(asked(definition, step), free):
         for operand in node.all_input_nodes:
             if operand not in free and operand not in backward:
                 forward.add(operand)
-                end = "derivatives" if node in backward else (node, "in")
+                end: _Vertex = "derivatives" if node in backward else (node, "in")
                 flow.add_edge((operand, "out"), end)
     places = _places(definition, step)
     for node in forward:
@@ -124,8 +125,8 @@ def _kept(definition: Definition, step: Step, uniform: Collection[fx.Node]) -> t
         flow.add_edge((node, "in"), (node, "out"), capacity=_cost(kept))
         if node.op == "placeholder":
             flow.add_edge("operands", (node, "in"))
-    side = nx.minimum_cut(flow, "operands", "derivatives")[1][0]
-    cut = sorted(n for n in forward if (n, "in") in side and (n, "out") not in side)
+    parts: Any = nx.minimum_cut(flow, "operands", "derivatives")[1]  # pyright: ignore[reportUnknownMemberType]
+    cut = sorted(n for n in forward if (n, "in") in parts[0] and (n, "out") in parts[1])
     return tuple(places.get(node, Kept(node, "saved")) for node in cut)
 
 

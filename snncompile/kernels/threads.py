@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from snncompile.kernels.c import CHUNK
+from snncompile.kernels.preamble import CHUNK
 
 Function = Callable[..., Any]
 

@@ -4,7 +4,7 @@ Both read one step after the other with `unbind` and hand the states on.
 """
 
 from collections.abc import Callable, Collection
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn

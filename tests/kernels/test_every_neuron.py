@@ -121,7 +121,7 @@ def test_integer_lif(reset: neurons.Reset, dtype: torch.dtype) -> None:
     found = assert_agree(neurons.integer_lif, operands(1, 9, 3, 7, dtype=dtype), settings)
 
     assert fires(found.values[0])
-    assert len(found.values[0].unique()) > 3
+    assert int(found.values[0].max()) > 3
 
 
 @pytest.mark.parametrize("now", ["subtract", "zero", "none"])
