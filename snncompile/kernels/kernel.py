@@ -111,27 +111,18 @@ class Kernel:
         """
         definition = self.sweeps.definition
         like = next(tensor for tensor in (*kept, *gradients) if tensor is not None)
+        rows = _Rows(like, definition.dtype, division(*layout.size))
         found = self.derivatives(layout, settings, like)
-        divided = division(*layout.size)
-        rows = _Rows(like, definition.dtype, divided)
-        wanted = len(definition.wanted)
-        flowing, final = gradients[:wanted], gradients[wanted:]
-        current, states, _ = definition.needs
-        waiting = iter(found)
-        derivative = [Array(_fresh(next(waiting)), layout.width)] if current else []
-        carried = [Array(next(waiting)) if need else rows.scratch() for need in states]
+        totals = self._totals(layout, rows)
         arrays = [
             *self._kept(kept, layout),
             *self._settings(settings, layout),
-            *(rows.zeros() if g is None else _sequence(g, layout) for g in flowing),
-            *(rows.zeros() if g is None else Array(layout.flat(g)) for g in final),
-            *carried,
-            *derivative,
+            *self._gradients(gradients, layout, rows),
+            *self._carried(found, layout, rows),
+            *(array for _, row in totals for array in row),
         ]
-        totals = self._totals(layout, rows)
-        arrays += [array for _, row in totals for array in row]
-        run(self.functions[1], layout.size, divided, arrays)
-        for (total, _), result in zip(totals, waiting, strict=True):
+        run(self.functions[1], layout.size, rows.divided, arrays)
+        for (total, _), result in zip(totals, found[len(found) - len(totals) :], strict=True):
             result.copy_(_summed(total, result.shape))
         return found
 
@@ -145,6 +136,29 @@ class Kernel:
     def _settings(self, settings: Sequence[Tensor], layout: Layout) -> Iterable[Array]:
         for setting, one in zip(settings, self.sweeps.definition.scalars, strict=True):
             yield Array(setting if one else layout.flat(setting))
+
+    def _gradients(
+        self, gradients: Sequence[Tensor | None], layout: Layout, rows: "_Rows"
+    ) -> Iterable[Array]:
+        """Gradients that flow in: of the wanted results, then of the final states."""
+        for i, gradient in enumerate(gradients):
+            if gradient is None:
+                yield rows.zeros()
+            elif i < len(self.sweeps.definition.wanted):
+                yield _sequence(gradient, layout)
+            else:
+                yield Array(layout.flat(gradient))
+
+    def _carried(
+        self, derivatives: Sequence[Tensor], layout: Layout, rows: "_Rows"
+    ) -> Iterable[Array]:
+        """Gradients of the states, which the sweep carries from step to step; of the current."""
+        current, states, _ = self.sweeps.definition.needs
+        waiting = iter(derivatives[current:])
+        for need in states:
+            yield Array(next(waiting)) if need else rows.scratch()
+        if current:
+            yield Array(_fresh(derivatives[0]), layout.width)
 
     def _totals(self, layout: Layout, rows: "_Rows") -> list[tuple[Tensor, list[Array]]]:
         """Where gradients of settings are summed: one an element, or one a chunk for a scalar."""

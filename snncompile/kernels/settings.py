@@ -38,9 +38,8 @@ def fill(value: Any, operands: Sequence[object]) -> Any:  # noqa: ANN401
 def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:  # noqa: ANN401
     if not isinstance(value, tuple):
         return value
-    given: tuple[Any, ...] = value
-    items = [change(item) for item in given]
-    return type(given)(*items) if hasattr(given, "_fields") else tuple(items)
+    items = [change(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
 def identity(value: object) -> Hashable:
@@ -50,8 +49,7 @@ def identity(value: object) -> Hashable:
     classes are equal when their items are.
     """
     if isinstance(value, tuple):
-        items: tuple[Any, ...] = value
-        return (type(items), *map(identity, items))
+        return (type(value), *map(identity, value))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     if isinstance(value, (int, float, str)):
         return (type(value), repr(value))
     return value

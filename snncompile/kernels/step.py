@@ -107,8 +107,8 @@ def _without_mutation(traced: fx.GraphModule, ones: list[Tensor]) -> fx.GraphMod
 
 
 def _mutates(graph: fx.Graph) -> bool:
-    calls: list[Any] = [n.target for n in graph.nodes if isinstance(n.target, OpOverload)]
-    return any(call._schema.is_mutable for call in calls)
+    targets: list[Any] = [node.target for node in graph.nodes]
+    return any(isinstance(t, OpOverload) and cast("Any", t)._schema.is_mutable for t in targets)
 
 
 def _function(definition: Definition, count: int) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ charged membrane, with a learnable decay its current and the membrane before the
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 import networkx as nx
 import torch
@@ -125,7 +125,7 @@ def _kept(definition: Definition, step: Step, uniform: Collection[fx.Node]) -> t
         flow.add_edge((node, "in"), (node, "out"), capacity=_cost(kept))
         if node.op == "placeholder":
             flow.add_edge("operands", (node, "in"))
-    parts: Any = nx.minimum_cut(flow, "operands", "derivatives")[1]  # pyright: ignore[reportUnknownMemberType]
+    parts = cast("Any", nx).minimum_cut(flow, "operands", "derivatives")[1]
     cut = sorted(n for n in forward if (n, "in") in parts[0] and (n, "out") in parts[1])
     return tuple(places.get(node, Kept(node, "saved")) for node in cut)
 
