@@ -5,18 +5,21 @@ better way over a sequence than step by step has it in `OVER_TIME`.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from snncompile.ir.neurons import lif, reversible_lif, single_spike
+from snncompile.kernels.scan import FusedScan
+from snncompile.kernels.settings import Settings, fill
 from snncompile.runtime.parallel import lif_over_time
 from snncompile.runtime.reversible import reversible_over_time
 from snncompile.runtime.sequence import Value, stack, unstack
 from snncompile.runtime.single_spike import single_spike_over_time
 
 Neuron: TypeAlias = Callable[..., tuple[Tensor, ...]]
+Scanned: TypeAlias = tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]
 Step: TypeAlias = Callable[..., tuple[tuple[Value, ...], tuple[Tensor, ...]]]
 """``step(root, *values, *invariants, *states) -> (values, next states)``."""
 
@@ -31,14 +34,52 @@ OVER_TIME: Mapping[Neuron, OverTime] = {
 """Neurons that run over a sequence by themselves where nothing reads their states on the way."""
 
 
+class NeuronScan:
+    """A neuron, ready to be run over sequences.
+
+    Args:
+        neuron: One of `snncompile.ir.neurons`.
+        settings: Its keyword arguments, by name, with holes for tensors (`split`).
+    """
+
+    def __init__(self, neuron: Neuron, settings: Settings) -> None:
+        self.neuron = neuron
+        self.settings = settings
+        self.fused = FusedScan(neuron, settings)
+
+    def __call__(
+        self,
+        current: Tensor,
+        states: tuple[Tensor, ...],
+        tensors: tuple[Tensor, ...],
+        wanted: Collection[int],
+    ) -> Scanned:
+        """Run by a kernel where there is one, else step by step.
+
+        Args:
+            current: The neuron's input, [T, N, ...].
+            states: Its states before the first step, each [N, ...].
+            tensors: What goes into the holes of its settings.
+            wanted: Which of its results are kept at every step: 0 is the output, then the states.
+
+        Returns:
+            For every result its sequence [T, N, ...], or None where it is not wanted; and the
+            states after the last step, each [N, ...].
+        """
+        settings = fill(self.settings, tensors)
+        found = _own_way(self.neuron, current, states, settings, wanted)
+        found = self.fused(current, states, tensors, wanted) if found is None else found
+        return found or _loop(self.neuron, current, states, settings, wanted)
+
+
 def scan(
     neuron: Neuron,
     current: Tensor,
     states: tuple[Tensor, ...],
-    settings: tuple[tuple[str, Any], ...],
+    settings: Settings,
     wanted: Collection[int],
-) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]:
-    """Run a neuron over a sequence.
+) -> Scanned:
+    """What running a neuron over a sequence means: one call a step.
 
     Args:
         neuron: One of `snncompile.ir.neurons`.
@@ -51,10 +92,30 @@ def scan(
         For every result its sequence [T, N, ...], or None where it is not wanted; and the states
         after the last step, each [N, ...].
     """
+    found = _own_way(neuron, current, states, settings, wanted)
+    return found or _loop(neuron, current, states, settings, wanted)
+
+
+def _own_way(
+    neuron: Neuron,
+    current: Tensor,
+    states: tuple[Tensor, ...],
+    settings: Settings,
+    wanted: Collection[int],
+) -> Scanned | None:
+    """What the neuron makes of a sequence by itself; None where it knows nothing better."""
     over_time = None if any(wanted) else OVER_TIME.get(neuron)
     done = over_time(current, states, settings) if over_time else None
-    if done is not None:
-        return (done[0], *(None for _ in states)), done[1]
+    return None if done is None else ((done[0], *(None for _ in states)), done[1])
+
+
+def _loop(
+    neuron: Neuron,
+    current: Tensor,
+    states: tuple[Tensor, ...],
+    settings: Settings,
+    wanted: Collection[int],
+) -> Scanned:
     options = dict(settings)
     kept: list[list[Tensor]] = [[] for _ in range(len(states) + 1)]
     for value in current.unbind(0):

@@ -17,10 +17,11 @@ from snncompile.ir.layers import is_batch_norm, layer_class
 from snncompile.ir.neurons import single_spike
 from snncompile.ir.operations import folded_operands, is_part, is_reshape
 from snncompile.ir.program import Program, is_neuron, value_of
+from snncompile.kernels.settings import split
 from snncompile.runtime.code import ROOT, compile_graph
 from snncompile.runtime.observe import operands, results
 from snncompile.runtime.region import Region, Regions, step_graph
-from snncompile.runtime.scan import loop, scan
+from snncompile.runtime.scan import NeuronScan, loop
 from snncompile.runtime.sequence import delayed, fold, last, repeated, unfold
 from snncompile.runtime.spike_times import scan_times, weighed
 
@@ -144,16 +145,19 @@ class _TileWriter:
     def _scan(self, component: Component) -> None:
         neuron = next(node for node in component.nodes if is_neuron(node))
         current, *states = operands(neuron)
-        settings = map_arg(tuple(neuron.kwargs.items()), self.invariant.__getitem__)
+        given = map_arg(tuple(neuron.kwargs.items()), self.invariant.__getitem__)
+        tensors: list[fx.Node] = []
+        target = NeuronScan(neuron.target, split(given, fx.Node, tensors))  # type: ignore[arg-type]
         wanted = self._wanted(component, neuron)
         initial = tuple(self.initial[state] for state in states)
-        args: Any = (neuron.target, self._sequence(current), initial, settings)
         spikes = self._timed(neuron) if wanted == (0,) else None
         if spikes is None:
-            call = self._call(scan, *args, wanted, name=neuron.name)
+            args: Any = (self._sequence(current), initial, tuple(tensors), wanted)
+            call = self._call(target, *args, name=neuron.name)
         else:
             readers = {user for user in spikes.users if self._weighs(user, spikes)}
             dense = self.regions.is_read(spikes, {*component.nodes, *readers})
+            args = (neuron.target, self._sequence(current), initial, given)
             call = self._call(scan_times, *args, dense, name=neuron.name)
             self.times[spikes] = self._call(getitem, call, 2, name=f"{neuron.name}_times")
         self.sequences[neuron] = self._call(getitem, call, 0, name=neuron.name)

@@ -120,7 +120,6 @@ EXAMPLES: dict[str, Callable[[], Program]] = {
     "deploy": binary,
     "one-step": on_a_map,
     "parallel": lambda: feedforward((8, 16)),
-    "saf": lambda: feedforward((3, 4, 2)),
     "single-spike": masked,
 }
 """The smallest program that each pass rewrites, with dyadic parameters."""

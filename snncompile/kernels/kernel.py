@@ -1,0 +1,225 @@
+"""A generated kernel: its two sweeps, run on tensors."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snncompile.kernels import build, c
+from snncompile.kernels.layout import Layout
+from snncompile.kernels.pages import request_large_pages
+from snncompile.kernels.preamble import CHUNK
+from snncompile.kernels.step import Definition, trace
+from snncompile.kernels.sweep import Sweeps, sweeps
+from snncompile.kernels.threads import Array, Division, Function, division, run
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Both sweeps of one definition.
+
+    Attributes:
+        key: A digest of all that the kernel is; the same in every process.
+        sweeps: What they compute.
+        functions: The compiled ones, ``forward`` and perhaps ``backward``.
+    """
+
+    key: str
+    sweeps: Sweeps
+    functions: tuple[Function, ...]
+
+    def outputs(self, layout: Layout, like: Tensor) -> list[Tensor]:
+        """New tensors: the wanted results, the final states, what is saved for the sweep back."""
+        definition = self.sweeps.definition
+        kinds = [(definition.dtype, True)] * len(definition.wanted)
+        kinds += [(definition.dtype, False)] * definition.states
+        kinds += [(node.meta["val"].dtype, True) for node in self.sweeps.saved]
+        return [layout.empty(like, dtype, steps=steps) for dtype, steps in kinds]
+
+    def forward(
+        self, current: Tensor, states: Sequence[Tensor], settings: Sequence[Tensor], layout: Layout
+    ) -> list[Tensor]:
+        """Scan; returns what `outputs` describes."""
+        outputs = self.outputs(layout, current)
+        sequences = len(self.sweeps.definition.wanted)
+        finals = range(sequences, sequences + len(states))
+        arrays = [
+            _sequence(current, layout),
+            *(Array(layout.flat(state)) for state in states),
+            *self._settings(settings, layout),
+            *(
+                Array(_fresh(output), 0 if i in finals else layout.width)
+                for i, output in enumerate(outputs)
+            ),
+        ]
+        run(self.functions[0], layout.size, division(*layout.size), arrays)
+        return outputs
+
+    def kept(
+        self, current: Tensor, states: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """What the sweep back needs of a scan's operands and outputs, beyond the settings."""
+        definition = self.sweeps.definition
+        saved = iter(outputs[len(definition.wanted) + definition.states :])
+        found: list[Tensor] = []
+        for kept in self.sweeps.kept:
+            match kept.source:
+                case "current":
+                    found.append(current)
+                case "saved":
+                    found.append(next(saved))
+                case "sequence" | "before":
+                    found.append(outputs[definition.wanted.index(kept.position)])
+            if kept.source == "before":
+                found.append(states[kept.position - 1])
+        return found
+
+    def constants(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Those results and states that no gradient can flow out of."""
+        definition, carrying = self.sweeps.definition, self.sweeps.step.carrying
+        results = (*definition.wanted, *range(1, 1 + definition.states))
+        return [out for out, i in zip(outputs, results, strict=False) if not carrying[i]]
+
+    def derivatives(self, layout: Layout, settings: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+        """New tensors: gradients of the current, the states and the settings that need one."""
+        definition = self.sweeps.definition
+        current, states, others = definition.needs
+        found = [layout.empty(like, definition.dtype, steps=True)] if current else []
+        found += [layout.empty(like, definition.dtype, steps=False) for need in states if need]
+        pairs = zip(settings, others, strict=True)
+        return found + [torch.empty_like(setting) for setting, need in pairs if need]
+
+    def backward(
+        self,
+        kept: Sequence[Tensor],
+        settings: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        layout: Layout,
+    ) -> list[Tensor]:
+        """Sweep back.
+
+        Args:
+            kept: What `kept` returned.
+            settings: The tensor settings.
+            gradients: Of the wanted results, then of the final states; None where there is none.
+            layout: Of the scan's current.
+
+        Returns:
+            What `derivatives` describes.
+        """
+        definition = self.sweeps.definition
+        like = next(tensor for tensor in (*kept, *gradients) if tensor is not None)
+        rows = _Rows(like, definition.dtype, division(*layout.size))
+        found = self.derivatives(layout, settings, like)
+        totals = self._totals(layout, rows)
+        arrays = [
+            *self._kept(kept, layout),
+            *self._settings(settings, layout),
+            *self._gradients(gradients, layout, rows),
+            *self._carried(found, layout, rows),
+            *(array for _, row in totals for array in row),
+        ]
+        run(self.functions[1], layout.size, rows.divided, arrays)
+        for (total, _), result in zip(totals, found[len(found) - len(totals) :], strict=True):
+            result.copy_(_summed(total, result.shape))
+        return found
+
+    def _kept(self, tensors: Sequence[Tensor], layout: Layout) -> Iterable[Array]:
+        waiting = iter(tensors)
+        for kept in self.sweeps.kept:
+            yield _sequence(next(waiting), layout)
+            if kept.source == "before":
+                yield Array(layout.flat(next(waiting)))
+
+    def _settings(self, settings: Sequence[Tensor], layout: Layout) -> Iterable[Array]:
+        for setting, one in zip(settings, self.sweeps.definition.scalars, strict=True):
+            yield Array(setting if one else layout.flat(setting))
+
+    def _gradients(
+        self, gradients: Sequence[Tensor | None], layout: Layout, rows: "_Rows"
+    ) -> Iterable[Array]:
+        """Gradients that flow in: of the wanted results, then of the final states."""
+        for i, gradient in enumerate(gradients):
+            if gradient is None:
+                yield rows.zeros()
+            elif i < len(self.sweeps.definition.wanted):
+                yield _sequence(gradient, layout)
+            else:
+                yield Array(layout.flat(gradient))
+
+    def _carried(
+        self, derivatives: Sequence[Tensor], layout: Layout, rows: "_Rows"
+    ) -> Iterable[Array]:
+        """Gradients of the states, which the sweep carries from step to step; of the current."""
+        current, states, _ = self.sweeps.definition.needs
+        waiting = iter(derivatives[current:])
+        for need in states:
+            yield Array(next(waiting)) if need else rows.scratch()
+        if current:
+            yield Array(_fresh(derivatives[0]), layout.width)
+
+    def _totals(self, layout: Layout, rows: "_Rows") -> list[tuple[Tensor, list[Array]]]:
+        """Where gradients of settings are summed: one an element, or one a chunk for a scalar."""
+        definition = self.sweeps.definition
+        found: list[tuple[Tensor, list[Array]]] = []
+        for one, need in zip(definition.scalars, definition.needs[2], strict=True):
+            if need and one:
+                total = rows.like.new_empty(-(-layout.width // CHUNK), dtype=torch.float64)
+                found.append((total, [rows.scratch(torch.float64), Array(total)]))
+            elif need:
+                total = layout.empty(rows.like, torch.float64, steps=False)
+                found.append((total, [Array(total)]))
+        return found
+
+
+@dataclass
+class _Rows:
+    """Memory that blocks share: a row of zeros, and rows that one worker reuses for its blocks."""
+
+    like: Tensor
+    dtype: torch.dtype
+    divided: Division
+
+    def zeros(self) -> Array:
+        return Array(self.like.new_zeros(self.divided.block, dtype=self.dtype), own=False)
+
+    def scratch(self, dtype: torch.dtype | None = None) -> Array:
+        shape = (self.divided.workers, self.divided.block)
+        row = self.like.new_empty(shape, dtype=dtype or self.dtype)
+        return Array(row, own=False, rows=self.divided.workers)
+
+
+def _sequence(sequence: Tensor, layout: Layout) -> Array:
+    rows = layout.rows(sequence)
+    return Array(rows, rows.stride(0))
+
+
+def _fresh(tensor: Tensor) -> Tensor:
+    request_large_pages(tensor)
+    return tensor
+
+
+def _summed(total: Tensor, shape: torch.Size) -> Tensor:
+    """A setting's gradient: the sum over what the setting was broadcast to."""
+    return total.sum().reshape(shape) if shape.numel() == 1 else total.sum_to_size(shape)
+
+
+def generate(definition: Definition) -> Kernel:
+    """Trace, part, print, compile.
+
+    Raises:
+        NotElementwiseError: The neuron is no elementwise arithmetic of fixed rounding.
+        BuildError: This machine cannot compile it.
+    """
+    parted = sweeps(definition, trace(definition))
+    source = c.source(parted)
+    shape = (definition.states, definition.scalars, definition.wanted, definition.differentiable)
+    digest = hashlib.sha256(f"{shape} {definition.dtype} {source}".encode()).hexdigest()
+    library = build.library(source)
+    names = ("forward", "backward") if parted.step.gradients else ("forward",)
+    functions = [getattr(library, name) for name in names]
+    for function in functions:
+        function.restype = None
+    return Kernel(digest[:32], parted, tuple(functions))

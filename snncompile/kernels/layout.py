@@ -1,0 +1,59 @@
+"""How a sequence lies in memory: kernels walk over elements in the order in which they are stored.
+
+A channels-last sequence is scanned channels last; what goes with it (states, settings, gradients)
+is put in the same order.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of a sequence and the order of a step's axes in memory.
+
+    Attributes:
+        shape: [T, N, ...].
+        order: The axes of one step, [N, ...], outermost first.
+    """
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """How many elements a step has."""
+        return prod(self.shape[1:])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Steps and width."""
+        return self.shape[0], self.width
+
+    def rows(self, sequence: Tensor) -> Tensor:
+        """A sequence with every step dense and in order; steps lie at ``stride(0)``."""
+        ordered = sequence.permute(0, *(axis + 1 for axis in self.order))
+        return ordered if ordered[0].is_contiguous() else ordered.contiguous()
+
+    def flat(self, value: Tensor) -> Tensor:
+        """One step's value, which may broadcast, dense and in order."""
+        return value.expand(self.shape[1:]).permute(self.order).contiguous()
+
+    def empty(self, like: Tensor, dtype: torch.dtype, *, steps: bool) -> Tensor:
+        """A new value of all steps or of one, dense and in order."""
+        sizes = [self.shape[axis + 1] for axis in self.order]
+        value = like.new_empty([self.shape[0], *sizes] if steps else sizes, dtype=dtype)
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return value.permute(0, *(axis + 1 for axis in back)) if steps else value.permute(back)
+
+
+def layout_of(sequence: Tensor) -> Layout:
+    """The order in which a sequence's steps are stored; the usual one, if they are not dense."""
+    strides = sequence.stride()[1:]
+    usual = tuple(range(len(strides)))
+    order = tuple(sorted(usual, key=lambda axis: -strides[axis]))
+    dense = sequence[0].permute(order).is_contiguous()
+    return Layout(tuple(sequence.shape), order if dense else usual)
