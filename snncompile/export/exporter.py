@@ -178,13 +178,15 @@ def _call(program: Program, batch: Batch, check: tuple[Tensor, ...] | None) -> t
         return example_call(
             program, batch if isinstance(batch, int) else CHECKED_BATCH, CHECKED_STEPS
         )
-    if len(check) != len(program.arguments.tensors):
+    if program.prologue is not None:
+        return check
+    if len(check) != len(program.inputs):
         names = ", ".join(spec.name for spec in program.inputs)
         raise InputError(
             f"export: the network reads {names}, but {len(check)} example inputs were given; leave "
             "them out to compare on random ones"
         )
-    if program.time is None or program.prologue is not None:
+    if program.time is None:
         return check
     return tuple(
         value.narrow(spec.axis, 0, program.time) if spec.kind == "sequence" else value

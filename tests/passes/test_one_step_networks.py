@@ -282,10 +282,10 @@ def test_a_call_without_the_draw_says_what_is_missing() -> None:
 
 
 def test_an_export_without_the_draw_among_its_examples_says_so(tmp_path: Path) -> None:
-    net, x, _ = with_draw()
+    net = snncompile.transform(residual().eval(), OneStep(encoding="bernoulli"))
 
     with pytest.raises(InputError, match=r"reads .*, draw, but 1 example inputs were given; leave"):
-        snncompile.export(net, tmp_path / "net.onnx", example_inputs=x)
+        snncompile.export(net, tmp_path / "net.onnx", example_inputs=images(1))
 
 
 def test_the_draw_is_an_input_of_the_file(tmp_path: Path) -> None:
