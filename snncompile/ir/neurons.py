@@ -32,6 +32,7 @@ from snncompile.ir.charges import (
     RelaxRate,
 )
 from snncompile.ir.counts import rounded
+from snncompile.ir.filters import integrator, synaptic_current
 from snncompile.ir.graded import multi_precision, stateless_multi_precision
 from snncompile.ir.resets import DelayedReset, Hard, Keep, Reset, Subtract
 from snncompile.ir.reversible import reversible_lif
@@ -232,53 +233,6 @@ def adaptive_lif(  # noqa: PLR0913
     spikes = fire(charged - relaxed, surrogate, strict=True)
     emitted = spikes.detach() if detach else spikes
     return spikes, reset(charged, spikes, threshold), relaxed + emitted * jump
-
-
-def integrator(current: Tensor, membrane: Tensor, *, charge: Charge) -> tuple[Tensor, Tensor]:
-    """A neuron that never fires: its output is its membrane.
-
-    Args:
-        current: Input current, [N, ...].
-        membrane: Membrane after the last step, [N, ...].
-        charge: How current and leak move the membrane.
-
-    Returns:
-        The charged membrane twice: as output and as state, each [N, ...].
-    """
-    charged = charge(current, membrane)
-    return charged, charged
-
-
-def synaptic_current(
-    current: Tensor,
-    state: Tensor,
-    *,
-    decay: Number,
-    order: Literal["decay_then_add", "add_then_decay", "delay"],
-) -> tuple[Tensor, Tensor]:
-    """A synapse with an exponentially decaying current, in front of a neuron.
-
-    "decay_then_add": state = decay * state + current is both output and next state.
-    "add_then_decay": the output is state + current; the next state is that, plus -decay of it
-    (here `decay` is the share that is lost, as in an Euler step).
-    "delay": the output is the old state; the next is state plus -decay of it, plus current.
-
-    Args:
-        current: Input, [N, ...].
-        state: Synaptic current after the last step, [N, ...].
-        decay: The factor, or the share lost, see above.
-        order: Which of the three.
-
-    Returns:
-        The current that reaches the membrane, and the next state, each [N, ...].
-    """
-    if order == "decay_then_add":
-        decayed = decay * state + current
-        return decayed, decayed
-    if order == "add_then_decay":
-        jumped = state + current
-        return jumped, jumped + -decay * jumped
-    return state, state + -decay * state + current
 
 
 ELEMENTWISE: tuple[Callable[..., tuple[Tensor, ...]], ...] = (

@@ -102,7 +102,7 @@ def run_random_step(call: Call) -> Results:
     if drawn:
         with torch.no_grad():
             earlier = call.between(0, drawn, states).execute()
-        states = tuple(earlier.states[name] for name in call.plan.states)
+        states = [earlier.states[name] for name in call.plan.states]
     return run(call.between(drawn, drawn + 1, states))
 
 
