@@ -9,8 +9,10 @@ from torch.utils import _pytree as pytree
 
 from snncompile import passes as registry
 from snncompile.capture import capture
-from snncompile.errors import InputError
+from snncompile.errors import ExportError, InputError
 from snncompile.export import Encoding, ExportReport, Form, Target, export_program
+from snncompile.ir.accumulation import accumulating
+from snncompile.ir.program import Program
 from snncompile.module import Transformed
 from snncompile.rewrite import Pass
 from snncompile.runtime.schedule import ScheduleName
@@ -107,11 +109,22 @@ def export(  # noqa: PLR0913
         "weights": weights, "form": form, "target": target, "batch": batch, "opset": opset,
     }  # fmt: skip
     if example_inputs is None:
+        _refuse_accumulations(transformed.program)
         return export_program(transformed.program, path, **settings)
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     program = transformed.program_for(*args)
+    _refuse_accumulations(program)
     check = tuple(leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor))
     return export_program(program, path, check=check, **settings)
+
+
+def _refuse_accumulations(program: Program) -> None:
+    """What was rewritten to be trained on accumulations is exported as the model that it trains."""
+    if any(node.target is accumulating for node in program.neurons()):
+        raise ExportError(
+            "export: this network reads accumulations, for training. Export its `.original`, which "
+            "has the same weights and infers with plain spikes."
+        )
 
 
 def _passes(passes: str | Pass | Sequence[str | Pass]) -> tuple[Pass, ...]:

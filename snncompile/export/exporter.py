@@ -60,8 +60,7 @@ def export_program(  # noqa: PLR0913
     Args:
         program: The program; its layers in eval mode, its nodes with ``meta["val"]``.
         path: The file; it appears whole or not at all.
-        form: "sequence" takes and returns what the model does; "step" is one time step; "unrolled"
-            is "sequence" for one number of steps, without control flow.
+        form: "step" is one time step, "sequence" all, "unrolled" all of one number of them.
         weights: "binary" stores the weights that have two levels a channel as one bit each,
             "ternary" those that have three as two bits; all others stay float32. "int8" rounds
             every weight to 255 levels a channel.

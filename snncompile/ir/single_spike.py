@@ -57,7 +57,7 @@ def single_spike(  # noqa: PLR0913
     has_fired = _UpTo.apply(fired + crossed, 1.0)  # type: ignore[no-untyped-call]
     counted = _UpTo.apply(elapsed + has_fired, 2.0)  # type: ignore[no-untyped-call]
     spikes = _First.apply(counted, rule)  # type: ignore[no-untyped-call]
-    following: tuple[Tensor, Tensor, Tensor] = (charged, has_fired, counted)
+    following: tuple[Tensor, Tensor, Tensor] = (charged, has_fired, counted)  # pyright: ignore[reportUnknownVariableType]
     return cast("Tensor", spikes), *following
 
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from operator import getitem
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import snncompile
-from snncompile.errors import InputError, PassRefusedError
+from snncompile.errors import ExportError, InputError, PassRefusedError
 from snncompile.ir import neurons
 from snncompile.ir.charges import Charged, Leak
 from snncompile.ir.program import Program
@@ -171,6 +172,19 @@ def test_a_final_step_has_no_steps_before_it() -> None:
 
     with pytest.raises(InputError, match="learns after its last step only"):
         fast.steps(case.input())
+
+
+def test_the_model_that_was_trained_is_what_is_exported(tmp_path: Path) -> None:
+    case = PLAIN[0]
+    model, x = case.model(dyadic=True), case.input(dyadic=True)
+    fast = snncompile.transform(model, SAF(), example_inputs=x)
+
+    with pytest.raises(ExportError, match=r"Export its `\.original`"):
+        snncompile.export(fast, tmp_path / "net.onnx")
+
+    assert not list(tmp_path.iterdir())
+    report = snncompile.export(fast.original, tmp_path / "net.onnx", example_inputs=x)
+    assert report.agreement.moved == 0
 
 
 # BatchNorm ----------------------------------------------------------------------------------------
