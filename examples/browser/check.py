@@ -26,7 +26,9 @@ def main(folder: Path) -> int:
         found = net.step(np.array(step["frame"], np.float32).reshape(1, 1, 16, 16))
         wanted = [np.array(step["outputs"][name]) for name in net.outputs]
         close = np.allclose(found[0].flatten(), wanted[0], rtol=ROUNDING, atol=ROUNDING)
-        equal = all(np.array_equal(a.flatten(), b) for a, b in zip(found[1:], wanted[1:], strict=True))
+        equal = all(
+            np.array_equal(a.flatten(), b) for a, b in zip(found[1:], wanted[1:], strict=True)
+        )
         wrong += not (close and equal)
     spikes = sum(sum(step["outputs"][name]) for step in steps for name in net.outputs[1:])
     digit = int(np.argmax(steps[-1]["outputs"][net.outputs[0]]))

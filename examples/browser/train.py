@@ -1,8 +1,8 @@
 """Trains a small network with binary weights on moving digits, and exports one time step of it.
 
-scikit-learn's handwritten digits drift over a field of 16 x 16 pixels. The file returns, besides the
-scores of the step, the spikes of every layer, so that a page can draw them. Usage: python
-examples/browser/train.py [folder for net.onnx]
+scikit-learn's handwritten digits drift over a field of 16 x 16 pixels. The file returns, besides
+the scores of the step, the spikes of every layer, so that a page can draw them.
+Usage: python examples/browser/train.py [folder for net.onnx]
 """
 
 # pyright: basic
@@ -23,6 +23,9 @@ from snncompile.ir.quantised import binarized
 from snncompile.nn import LIF, LeakyIntegrator, reset
 
 STEPS, SIZE, DIGIT = 12, 16, 12
+INK = 0.5
+"""From which intensity on a pixel counts as drawn."""
+
 EPOCHS, BATCH = 30, 64
 
 
@@ -74,7 +77,7 @@ def digits() -> tuple[Tensor, Tensor]:
     """Images of zeros and ones, as a mouse draws them, [1797, 1, 12, 12], and labels."""
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
-    drawn = (nn.functional.interpolate(x, size=DIGIT, mode="bilinear") > 0.5).float()
+    drawn = (nn.functional.interpolate(x, size=DIGIT, mode="bilinear") > INK).float()
     return drawn, torch.tensor(labels)
 
 
