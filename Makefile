@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check runtimes format clean
+.PHONY: help setup demo test check runtimes browser browser-check format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -43,6 +43,19 @@ runtimes: $(STAMP) ## compare exported files in old onnxruntimes, -node and -web
 	done
 	cd tests/runtimes && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
 	node tests/runtimes/compare.mjs out/runtimes/cases
+
+browser: $(STAMP) out/browser/net.onnx ## serve the page that reads moving digits; needs node and npm
+	cd examples/browser && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+	cp examples/browser/index.html examples/browser/app.mjs out/browser/
+	ln -sfn ../../examples/browser/node_modules out/browser/node_modules
+	$(BIN)/python -m http.server --directory out/browser 8000
+
+out/browser/net.onnx: examples/browser/train.py
+	$(BIN)/python examples/browser/train.py out/browser
+
+browser-check: # while `make browser` runs: draw in headless Chromium, compare with onnxruntime here
+	node examples/browser/check.mjs http://localhost:8000/ out/browser
+	$(BIN)/python examples/browser/check.py out/browser
 
 format: $(STAMP) ## format the code and mend what the linter can mend
 	$(BIN)/ruff format

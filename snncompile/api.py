@@ -83,14 +83,12 @@ def export(  # noqa: PLR0913
         path: The file; it appears whole or not at all.
         example_inputs: Arguments of one call; needed when nothing was captured yet, and what the
             check runs on.
-        weights: How weights are stored. "binary" takes one bit for each weight of the layers
-            that have two levels a channel, as the pass `binarize` makes them, "ternary" two bits
-            where there are three levels; other layers stay float32. "int8" rounds all weights to
-            255 levels a channel.
+        weights: "binary" stores one bit a weight where a layer has two levels a channel, as the
+            pass `binarize` makes them, "ternary" two bits where it has three; other layers stay
+            float32. "int8" rounds all weights to 255 levels a channel.
         form: "sequence" takes whole sequences; "step" one time step, with states as inputs and
             outputs; "unrolled" sequences as long as the example's, without control flow.
-        target: "x86-int8" has wide linear layers with encoded weights add up in 8-bit integers:
-            faster on x86 processors with VNNI, slower in browsers, exact in both.
+        target: "x86-int8" adds up in 8-bit integers where that is faster on x86, as exactly.
         batch: "dynamic", or a fixed batch size.
         opset: The ONNX operator set, 17 to 23.
 
@@ -102,20 +100,24 @@ def export(  # noqa: PLR0913
             disagrees with torch.
         InputError: Nothing was captured and no example inputs were given.
     """
+    program, check = _captured(module, example_inputs)
+    _refuse_accumulations(program)
+    chosen: Any = {"weights": weights, "form": form, "target": target, "batch": batch}
+    return export_program(program, path, check=check, opset=opset, **chosen)
+
+
+def _captured(
+    module: nn.Module, example_inputs: Tensor | Sequence[Any] | None
+) -> tuple[Program, tuple[Tensor, ...] | None]:
+    """The program of a module, and the tensors of its example call."""
     transformed = (
         module if isinstance(module, Transformed) else Transformed(module, (), "auto", None)
     )
-    settings: Any = {
-        "weights": weights, "form": form, "target": target, "batch": batch, "opset": opset,
-    }  # fmt: skip
     if example_inputs is None:
-        _refuse_accumulations(transformed.program)
-        return export_program(transformed.program, path, **settings)
+        return transformed.program, None
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    program = transformed.program_for(*args)
-    _refuse_accumulations(program)
-    check = tuple(leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor))
-    return export_program(program, path, check=check, **settings)
+    tensors = tuple(leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor))
+    return transformed.program_for(*args), tensors
 
 
 def _refuse_accumulations(program: Program) -> None:

@@ -1,11 +1,8 @@
 """Exports a program: writes the ONNX file, checks it, compares it with torch, puts it in place."""
 
-import hashlib
-import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,20 +13,21 @@ from torch import Tensor, fx
 from snncompile.errors import ExportError, InputError
 from snncompile.export.agreement import Comparison, probes, thresholds
 from snncompile.export.change import change
+from snncompile.export.choices import Choices
 from snncompile.export.connections import synapses_of
 from snncompile.export.dimensions import Batch, Dimensions
-from snncompile.export.draft import IR_VERSIONS, Draft
+from snncompile.export.draft import Draft
 from snncompile.export.emitter import Emitter
-from snncompile.export.encoded_synapses import TARGETS, EncodedSynapse, Target, encode
-from snncompile.export.encodings import ENCODINGS, Encoding
-from snncompile.export.exactness import LARGEST_INPUT, exactness
+from snncompile.export.encoded_synapses import EncodedSynapse, Target, encode
+from snncompile.export.encodings import Encoding
+from snncompile.export.exactness import exactness
 from snncompile.export.graph import GraphWriter, Names
+from snncompile.export.metadata import about, describe
 from snncompile.export.neurons import FunctionLibrary
 from snncompile.export.reference import example_call, run
 from snncompile.export.report import Agreement, EncodedWeights, ExportReport, Form
 from snncompile.export.sequence_form import write_sequence, write_unrolled
 from snncompile.export.step_form import write_step
-from snncompile.export.surroundings import result_names
 from snncompile.ir.program import Program
 
 CHECKED_STEPS = 4
@@ -78,24 +76,30 @@ def export_program(  # noqa: PLR0913
             finite, or onnxruntime disagrees with torch.
         InputError: The form, the batch, the opset or the directory does not exist.
     """
-    file = Path(path)
-    _check_arguments(file, {"form": form, "weights": weights, "target": target}, batch, opset)
-    if form == "unrolled":
+    return _exported(program, Path(path), Choices(form, weights, target, batch, opset), check)
+
+
+def _exported(
+    program: Program, file: Path, choices: Choices, check: tuple[Tensor, ...] | None
+) -> ExportReport:
+    choices.check(file)
+    if choices.form == "unrolled":
         program = replace(program, time=_steps(program, check))
-    source = _Source(program, encode(program, weights, target), form, opset)
+    source = _Source(program, encode(program, choices.weights, choices.target), choices)
     codes = {node: synapse.code for node, synapse in source.encoded.items()}
     known, reason = exactness(program, codes)
-    draft, model = source.written(batch)
-    about = {**_about(program, draft, form), "weights": weights, "target": target, "batch": batch}
-    _describe(model, {**about, "exactness": known, "exactness_reason": reason, "form": form})
+    draft, model = source.written(choices.batch)
+    classed = {"exactness": known, "exactness_reason": reason}
+    describe(model, {**about(program, draft, choices), **classed})
     _check_model(model)
     data = model.SerializeToString()
-    agreement, changed = _compared(source, _call(program, batch, check), data)
+    agreement, changed = _compared(source, _call(program, choices.batch, check), data)
     write_atomically(file, data)
     names, nodes = tuple(f.name for f in model.functions), len(model.graph.node)
     return ExportReport(
-        file, len(data), form, opset, nodes, names, known, reason, agreement, changed
-    )
+        file, len(data), choices.form, choices.opset, nodes, names, known, reason, agreement,
+        changed,
+    )  # fmt: skip
 
 
 def _steps(program: Program, call: tuple[Tensor, ...] | None) -> int:
@@ -116,24 +120,23 @@ class _Source:
     Attributes:
         program: The program.
         encoded: Its synapses whose weights are encoded.
-        form: Of the file.
-        opset: Of the file.
+        choices: Form and opset of the file.
     """
 
     program: Program
     encoded: dict[fx.Node, EncodedSynapse]
-    form: Form
-    opset: int
+    choices: Choices
 
     def written(
         self, batch: Batch, watch: tuple[fx.Node, ...] = ()
     ) -> tuple[Draft, onnx.ModelProto]:
         """The model, and its main graph with the interface."""
-        functions = FunctionLibrary(self.opset)
+        opset = self.choices.opset
+        functions = FunctionLibrary(opset)
         emitter = Emitter(self.program, functions, self.encoded)
         dimensions = Dimensions.of(self.program, batch)
-        graph = GraphWriter(self.opset, Names())
-        draft = _FORMS[self.form](emitter, graph, dimensions, watch)
+        graph = GraphWriter(opset, Names())
+        draft = _FORMS[self.choices.form](emitter, graph, dimensions, watch)
         return draft, draft.model(functions, type(self.program.root).__name__)
 
 
@@ -147,24 +150,10 @@ def _compared(
     draft, probed = source.written("dynamic", watched)
     reference = run(program, call, watched, source.encoded)
     plain = run(program, call, watched, {}) if source.encoded else reference
-    comparison = Comparison(program, reference, source.form)
+    comparison = Comparison(program, reference, source.choices.form)
     agreement = comparison.check(call, draft, probed.SerializeToString(), data)
     changed = change(synapses_of(program), source.encoded, (plain, reference), found)
     return agreement, changed
-
-
-def _check_arguments(path: Path, chosen: dict[str, str], batch: object, opset: int) -> None:
-    for name, known in (("form", _FORMS), ("weights", ENCODINGS), ("target", TARGETS)):
-        if chosen[name] not in known:
-            raise InputError(f"export: {name} is {chosen[name]!r}; use one of {', '.join(known)}")
-    if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
-        raise InputError(f"export: batch is {batch!r}; use 'dynamic' or a positive number")
-    if opset not in IR_VERSIONS:
-        raise InputError(f"export: opset is {opset}; use {min(IR_VERSIONS)} to {max(IR_VERSIONS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"export: the directory {path.parent} does not exist; create it first")
-    if path.is_dir():
-        raise InputError(f"export: {path} is a directory; name a file in it")
 
 
 def _call(program: Program, batch: Batch, check: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
@@ -191,58 +180,6 @@ def _call(program: Program, batch: Batch, check: tuple[Tensor, ...] | None) -> t
         value.narrow(spec.axis, 0, program.time) if spec.kind == "sequence" else value
         for spec, value in zip(program.inputs, check, strict=True)
     )
-
-
-def _about(program: Program, draft: Draft, form: Form) -> dict[str, object]:
-    """What the file says about itself, apart from its exactness."""
-    pairs = zip(program.states, draft.states, strict=True)
-    states = [
-        {
-            "input": before,
-            "output": after,
-            "label": state.label,
-            "initial": state.initial if isinstance(state.initial, float | int) else "computed",
-        }
-        for state, (before, after) in pairs
-    ]
-    return {
-        "snncompile": version("snncompile"),
-        "states": states,
-        "time": program.time if program.time is not None else "any",
-        "weights_sha256": _fingerprint(program),
-        "exact_for": f"inputs that are integers up to {LARGEST_INPUT} in magnitude",
-        **_interface(program, form),
-    }
-
-
-def _interface(program: Program, form: Form) -> dict[str, object]:
-    """The time axes of the inputs, and what the outputs of the steps become."""
-    axes = [spec.axis if spec.kind == "sequence" else None for spec in program.inputs]
-    outputs = [asdict(spec) for spec in program.outputs]
-    if form != "step" and program.prologue is not None:
-        axes = [None] * len(program.prologue.find_nodes(op="placeholder"))
-    if form != "step" and program.epilogue is not None:
-        outputs = [{"name": n, "reduce": "last", "axis": 0} for n in result_names(program)]
-    after = {"after the steps": "the model computes more"} if program.epilogue else {}
-    return {"inputs": axes, "outputs": outputs, **after}
-
-
-def _fingerprint(program: Program) -> str:
-    """SHA-256 over the names and the bytes of parameters, buffers and constants."""
-    digest = hashlib.sha256()
-    for name, value in sorted([*program.root.state_dict().items(), *program.constants.items()]):
-        if isinstance(value, Tensor):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _describe(model: onnx.ModelProto, metadata: dict[str, object]) -> None:
-    onnx.helper.set_model_props(model, {k: _text(v) for k, v in metadata.items()})
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _check_size(model: onnx.ModelProto) -> None:
