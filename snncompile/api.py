@@ -59,9 +59,13 @@ def transform(
     transformed = Transformed(model, chosen, schedule, time_steps)
     if isinstance(earlier, Transformed):
         transformed.continue_from(earlier)
-    if example_inputs is not None:
-        args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-        transformed.program_for(*args)
+    return _captured(transformed, example_inputs)
+
+
+def _captured(transformed: Transformed, example: Tensor | Sequence[Any] | None) -> Transformed:
+    """The network, with its program captured if there are inputs for it."""
+    if example is not None:
+        transformed.program_for(*((example,) if isinstance(example, Tensor) else example))
     return transformed
 
 
