@@ -47,10 +47,11 @@ FORMS: Mapping[str, Pass] = {
 
 
 class Network(nn.Module):
-    """A hidden layer that fires and a read-out that does not; the logits are its maxima."""
+    """A hidden layer that fires and a read-out that does not; the logits are reduced from that."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, reduce: str) -> None:
         super().__init__()
+        self.reduce = reduce
         self.hidden = nn.Linear(2 * FRAME**2, hidden)
         self.readout = nn.Linear(hidden, 10)
         self.lif = LIF(decay=0.9)
@@ -64,7 +65,8 @@ class Network(nn.Module):
         for events in x.unbind(0):
             membrane = 0.9 * membrane + self.readout(self.lif(self.hidden(events)))
             values.append(membrane)
-        return torch.stack(values).amax(0)
+        sequence = torch.stack(values)
+        return sequence.amax(0) if self.reduce == "max" else sequence.mean(0)
 
 
 def moving(images: np.ndarray, generator: np.random.Generator) -> Tensor:
@@ -106,7 +108,7 @@ def tested(module: Transformed, x: Tensor, labels: Tensor) -> tuple[float, float
     return float((logits.argmax(1) == labels).float().mean()), total, most
 
 
-def compare(hidden: int, epochs: int, seeds: int) -> list[dict[str, Any]]:
+def compare(hidden: int, epochs: int, seeds: int, reduce: str) -> list[dict[str, Any]]:
     """Every form from the same parameters, on the same data, with the same minibatches."""
     digits = load_digits()
     rows: list[dict[str, Any]] = []
@@ -116,7 +118,7 @@ def compare(hidden: int, epochs: int, seeds: int) -> list[dict[str, Any]]:
         train, test = (moving(images, generator) for images in parts[:2])
         answers, questions = (torch.from_numpy(labels) for labels in parts[2:])
         torch.manual_seed(seed)
-        network = Network(hidden)
+        network = Network(hidden, reduce)
         for name, chosen in FORMS.items():
             model = copy.deepcopy(network)
             fast = snncompile.transform(
@@ -135,14 +137,15 @@ def main() -> None:
     """Run and print means over the seeds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hidden", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--readout", choices=("mean", "max"), default="mean")
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     print(f"{machine()}, {chosen.threads} threads")
-    rows = compare(chosen.hidden, chosen.epochs, chosen.seeds)
+    rows = compare(chosen.hidden, chosen.epochs, chosen.seeds, chosen.readout)
     for name in FORMS:
         own = [row for row in rows if row["form"] == name]
         means = {k: statistics.mean(row[k] for row in own) for k in list(rows[0])[2:]}
