@@ -54,11 +54,10 @@ def single_spike(  # noqa: PLR0913
     """
     charged = charge(current, membrane)
     crossed = fire(charged - threshold, surrogate, strict=strict)
-    has_fired = _UpTo.apply(fired + crossed, 1.0)  # type: ignore[no-untyped-call]
-    counted = _UpTo.apply(elapsed + has_fired, 2.0)  # type: ignore[no-untyped-call]
-    spikes = _First.apply(counted, rule)  # type: ignore[no-untyped-call]
-    following: tuple[Tensor, Tensor, Tensor] = (charged, has_fired, counted)  # pyright: ignore[reportUnknownVariableType]
-    return cast("Tensor", spikes), *following
+    has_fired = cast("Tensor", _UpTo.apply(fired + crossed, 1.0))  # type: ignore[no-untyped-call]
+    counted = cast("Tensor", _UpTo.apply(elapsed + has_fired, 2.0))  # type: ignore[no-untyped-call]
+    spikes = cast("Tensor", _First.apply(counted, rule))  # type: ignore[no-untyped-call]
+    return spikes, charged, has_fired, counted
 
 
 class _UpTo(torch.autograd.Function):
