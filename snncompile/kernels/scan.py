@@ -125,7 +125,8 @@ def _is_transformed() -> bool:
     """Whether torch.func (vmap, grad, ...) is at work, which kernels know nothing of."""
     if torch.compiler.is_compiling():
         return False
-    return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportPrivateUsage]
+    functions: Any = cast("Any", torch)._C._functorch
+    return functions.maybe_current_level() is not None
 
 
 def _is_plain(tensor: Tensor, current: Tensor) -> bool:
