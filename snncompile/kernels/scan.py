@@ -114,10 +114,19 @@ def _fit(current: Tensor, states: tuple[Tensor, ...], settings: Sequence[Tensor]
     shape = current.shape[1:]
     return (
         current.shape[0] > 0
+        and not _is_transformed()
         and all(_is_plain(tensor, current) for tensor in (current, *states, *settings))
         and all(state.shape == shape for state in states)
         and all(_broadcasts(setting.shape, shape) for setting in settings)
     )
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func (vmap, grad, ...) is at work, which kernels know nothing of."""
+    if torch.compiler.is_compiling():
+        return False
+    functions: Any = cast("Any", torch)._C._functorch
+    return functions.maybe_current_level() is not None
 
 
 def _is_plain(tensor: Tensor, current: Tensor) -> bool:

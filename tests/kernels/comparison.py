@@ -10,7 +10,6 @@ from torch import Tensor
 
 from snncompile.kernels.scan import FusedScan
 from snncompile.kernels.settings import split
-from snncompile.runtime.scan import scan
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 """Relative to the largest element: the gradient of a later step is added in another order."""
@@ -46,8 +45,14 @@ def fused(
 def looped(
     neuron: Neuron, current: Tensor, states: Sequence[Tensor], settings: Any, wanted: Sequence[int]
 ) -> Any:
-    """The scan as it is defined."""
-    return scan(neuron, current, tuple(states), tuple(settings.items()), wanted)
+    """The scan as it is defined: one call a step."""
+    rows: list[tuple[Tensor, ...]] = []
+    for value in current:
+        rows.append(neuron(value, *states, **settings))
+        states = rows[-1][1:]
+    columns = list(zip(*rows, strict=True))
+    kept = [torch.stack(column) if i in wanted else None for i, column in enumerate(columns)]
+    return tuple(kept), tuple(states)
 
 
 def run(scan: Any, neuron: Neuron, operands: Any, settings: Any, wanted: Sequence[int]) -> Run:

@@ -156,7 +156,62 @@ def test_synaptic_current(order: str) -> None:
     assert_agree(neurons.synaptic_current, operands(1, 9, 3, 7), settings)
 
 
-def test_every_neuron_is_compared_here() -> None:
+@pytest.mark.parametrize("charge", [neurons.Decay(0.5), neurons.Relax(2.0)], ids=str)
+def test_accumulate(charge: neurons.Charge) -> None:
+    found = assert_agree(neurons.accumulate, operands(1, 9, 3, 7), {"charge": charge})
+
+    assert found.gradients[1] is None
+
+
+@pytest.mark.parametrize("of", ["lif", "integer_lif", "delayed_lif"])
+def test_accumulating(of: str) -> None:
+    chosen: dict[str, dict[str, Any]] = {
+        "lif": {"neuron": neurons.lif, "surrogate": ATAN, "strict": True},
+        "integer_lif": {"neuron": neurons.integer_lif, "levels": 4.0},
+        "delayed_lif": {"neuron": neurons.delayed_lif, "surrogate": ATAN, "reset": "subtract"},
+    }
+    settings = {**BASE, "charge": neurons.Decay(number(0.4)), **chosen[of]}
+
+    found = assert_agree(neurons.accumulating, operands(1, 9, 3, 7), settings, (0, 1))
+
+    assert fires(found.values[0])
+
+
+@pytest.mark.parametrize("levels", [None, 4.0], ids=str)
+@pytest.mark.parametrize("detach", [False, True])
+def test_multi_precision(levels: float | None, detach: bool) -> None:
+    settings = {"charge": neurons.Decay(0.5), "threshold": number(0.5), "levels": levels}
+
+    given = operands(1, 9, 3, 7)
+    found = assert_agree(neurons.multi_precision, given, {**settings, "detach_membrane": detach})
+
+    assert fires(found.values[0])
+
+
+@pytest.mark.parametrize("levels", [None, 4.0], ids=str)
+def test_stateless_multi_precision(levels: float | None) -> None:
+    settings = {"threshold": number(0.5), "levels": levels}
+
+    found = assert_agree(neurons.stateless_multi_precision, operands(0, 9, 3, 7), settings)
+
+    assert fires(found.values[0])
+
+
+@pytest.mark.parametrize("rule", ["v1", "v2"])
+def test_single_spike(rule: str) -> None:
+    current, membrane, *_ = operands(1, 9, 3, 7)
+    unfired = torch.zeros(2, 3, 7, dtype=torch.float64)
+    settings = {
+        "charge": neurons.Decay(0.5), "threshold": number(0.8), "surrogate": ATAN, "rule": rule,
+    }  # fmt: skip
+
+    found = assert_agree(neurons.single_spike, [current, membrane, *unfired], settings)
+
+    assert fires(found.values[0])
+    assert float(found.values[0].sum(0).max()) == 1.0
+
+
+def test_every_elementwise_neuron_is_compared_here() -> None:
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
 
-    assert {neuron.__name__ for neuron in neurons.NEURONS} <= tested
+    assert {neuron.__name__ for neuron in neurons.ELEMENTWISE} <= tested

@@ -99,6 +99,21 @@ class Spike(torch.autograd.Function):
         return gradients[0] / (1 + ctx.alpha * distance.abs()) ** 2, None
 
 
+def test_torch_func_runs_as_a_loop() -> None:
+    neuron = NeuronScan(neurons.lif, tuple(LIF.items()))
+    current, membrane = operands(1, 4, 3, grad=False)
+
+    def total(current: Tensor) -> Tensor:
+        return neuron(current, (membrane,), (), (0,))[0][0].sum()  # type: ignore[union-attr]
+
+    gradient = torch.func.grad(total)(current)
+    batched = torch.func.vmap(total)(torch.stack((current, current + 1)))
+
+    leaf = current.clone().requires_grad_()
+    assert torch.equal(gradient, torch.autograd.grad(total(leaf), leaf)[0])
+    assert torch.equal(batched, torch.stack((total(current), total(current + 1))))
+
+
 def test_a_surrogate_of_the_users_own_has_a_kernel() -> None:
     surrogate = Surrogate("function", (10.0,), Spike)
 

@@ -118,6 +118,17 @@ def test_nothing_is_kept_without_gradients() -> None:
     assert not spikes.requires_grad
 
 
+def test_inference_mode() -> None:
+    current, membrane = operands(1, 5, 3, grad=False)
+    settings = {**LIF, "threshold": 0.75}
+    (expected, _), _ = looped(neurons.lif, current, (membrane,), settings, (0,))
+
+    with torch.inference_mode():
+        (spikes, _), _ = fused(neurons.lif, current, (membrane,), settings, (0,))
+
+    assert torch.equal(spikes, expected)
+
+
 def test_the_sweep_back_keeps_one_float_an_element_and_step() -> None:
     current, membrane = operands(1, 6, 50, dtype=torch.float32)
     fused(neurons.lif, current, (membrane,), LIF, (0,))
