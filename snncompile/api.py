@@ -104,13 +104,13 @@ def export(  # noqa: PLR0913
             disagrees with torch.
         InputError: Nothing was captured and no example inputs were given.
     """
-    program, check = _captured(module, example_inputs)
+    program, check = _program_of(module, example_inputs)
     _refuse_accumulations(program)
     chosen: Any = {"weights": weights, "form": form, "target": target, "batch": batch}
     return export_program(program, path, check=check, opset=opset, **chosen)
 
 
-def _captured(
+def _program_of(
     module: nn.Module, example_inputs: Tensor | Sequence[Any] | None
 ) -> tuple[Program, tuple[Tensor, ...] | None]:
     """The program of a module, and the tensors of its example call."""

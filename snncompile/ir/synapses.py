@@ -57,7 +57,7 @@ def is_transposed(program: Program, node: fx.Node) -> bool:
     return settings is not None and settings.transposed
 
 
-def as_function(program: Program, node: fx.Node) -> Call | None:
+def functional_form(program: Program, node: fx.Node) -> Call | None:
     """A Linear or convolution as a call that takes its weight and bias.
 
     Returns:

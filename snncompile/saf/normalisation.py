@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from snncompile.ir.affine import is_normalisation, is_synapse
 from snncompile.ir.program import Program, value_of
-from snncompile.ir.synapses import as_function, is_transposed
+from snncompile.ir.synapses import functional_form, is_transposed
 from snncompile.saf.check import Refuse
 from snncompile.saf.sources import Sources
 
@@ -48,7 +48,11 @@ def check_standard(program: Program, refuse: Refuse) -> None:
     for norm in normalisations(program):
         synapse = norm.all_input_nodes[0]
         known = is_synapse(program, synapse) and len(synapse.users) == 1
-        if not known or as_function(program, synapse) is None or is_transposed(program, synapse):
+        if (
+            not known
+            or functional_form(program, synapse) is None
+            or is_transposed(program, synapse)
+        ):
             problem = "follows no Linear or convolution of its own whose weight could be standard"
             refuse(norm, problem, fix="Use batchnorm='freeze'")
 
@@ -85,7 +89,7 @@ def _synapse(
     program: Program, synapse: fx.Node, source: fx.Node, parameters: tuple[fx.Node | None, ...]
 ) -> fx.Node:
     """The synapse with another weight and bias."""
-    call: Any = as_function(program, synapse)
+    call: Any = functional_form(program, synapse)
     function, settings = call
     new = program.step.call_function(function, (source, *parameters, *settings))
     new.meta["module"] = synapse.meta.get("module")

@@ -19,7 +19,7 @@ from snncompile.ir.affine import SUMS, is_linear, is_synapse, law
 from snncompile.ir.charges import Charge, Decay
 from snncompile.ir.operations import call_name, is_reshape
 from snncompile.ir.program import Program, State, value_of
-from snncompile.ir.synapses import as_function
+from snncompile.ir.synapses import functional_form
 from snncompile.saf.rewriting import Rewriting
 from snncompile.saf.sources import Sources
 
@@ -88,7 +88,7 @@ class SequenceUpdate(Rewriting):
         """The same call, of accumulations; a number they are multiplied by goes into the weight."""
         (source, *_) = node.all_input_nodes
         factor = self.factor(source) if is_synapse(self.program, node) else 1.0
-        function = as_function(self.program, node) if factor != 1.0 else None
+        function = functional_form(self.program, node) if factor != 1.0 else None
         if function is not None:
             received = self.unscaled(source, lambda found: self.accumulation(found, decay))
             parameters = self.parameters(node, factor)
