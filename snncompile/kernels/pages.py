@@ -1,7 +1,8 @@
 """Asks the system for large pages where a kernel writes much fresh memory.
 
 The first touch of a 4 KiB page costs more than scanning what is on it. Where the system gives large
-pages on request only, the request makes new results several times cheaper.
+pages on request only, the request makes new results several times cheaper. Smaller memory is left
+alone: the C library hands it out again, and the request would cost more than it saves.
 """
 
 import ctypes
@@ -13,18 +14,20 @@ from typing import Any
 from torch import Tensor
 
 _LARGE = 2**21
+_ALWAYS_FRESH = 2**25
+"""Bytes from which on glibc asks the system for every single allocation."""
 _WANT_LARGE_PAGES = 14
 
 
 def request_large_pages(tensor: Tensor) -> None:
-    """Have a tensor that nothing was written to yet lie on large pages, if it fills some.
+    """Have a tensor that nothing was written to yet lie on large pages, if it is large itself.
 
     Args:
         tensor: On the CPU. Nothing happens where the system knows no such request.
     """
     size = tensor.numel() * tensor.element_size()
     advise = _madvise()
-    if size < 2 * _LARGE or advise is None:
+    if size < _ALWAYS_FRESH or advise is None:
         return
     start = tensor.data_ptr()
     first = -(-start // _LARGE) * _LARGE
