@@ -152,6 +152,7 @@ def plot(rows: Rows, path: Path) -> None:
             line = [row for row in own if row["form"] == form]
             times = [float(row["process ms"]) for row in line]
             axis.loglog([int(row["T"]) for row in line], times, "o-", label=form)
+        axis.set_xscale("log", base=2)
         axis.set(title=f"{panel[0]} neurons, decay {panel[1]}", xlabel="T")
     axes[0].set_ylabel("CPU ms")
     axes[0].legend(fontsize=7)

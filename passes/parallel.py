@@ -36,10 +36,12 @@ membranes leak; a membrane without a leak never forgets where it started. `certi
 which neuron was certified after how many sweeps.
 
 A neuron that takes part in feedback runs step by step as before, as do neurons other than lif,
-and all of them under ``schedule="steps"``, where no layer sees more than one step.
+and all of them under ``schedule="steps"``, where no layer sees more than one step. The backward
+pass has no graph of its own: there is no gradient of the gradient.
 
-Keeps: the outputs and gradients, bit for bit in float32 and float64; the gradients of learnable
-settings, and those through a hard reset to another value than 0, up to the order of sums.
+Keeps: the outputs, bit for bit in float32 and float64. So are gradients behind the charges Decay
+and Integrate with a soft reset, a hard one to 0 or none; the others, and those of learnable
+settings, are the same up to the order of sums.
 
 Reference: Feng et al. Efficient Parallel Training Methods for Spiking Neural Networks with
 Constant Time Complexity. ICML 2025, arXiv:2506.12087, for the fixed point over all steps; the

@@ -47,6 +47,8 @@ The charge, its decay (learnable or not), the threshold and its comparison stay 
 captured neuron, and so does the read-out. The surrogate is the rule's own, 1 / (k |d| + 1)^2 with
 k = 100 for "v1" and 10 for "v2".
 
+A state that a library carries from call to call is reset between sequences, as before.
+
 Keeps: the interface. Every neuron's first spike is kept, bit for bit, as long as what it receives
 is; a network that fires again afterwards receives something else in its next layer, and learns by
 another gradient.
@@ -57,7 +59,7 @@ training with applicability to challenging temporal tasks. 2022, arXiv:2205.1528
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
@@ -144,10 +146,16 @@ class SingleSpike(Pass):
         """The neuron cannot fire again, and nothing sees what it would have fired."""
         if mask is None:
             self.refuse(node, "may fire more than once", fix=_ACCEPT)
+        outputs = output_of(program.step)[0]
+        following = [u for u in _users(node, 1) if u.op != "output" or {*node.users} & {*outputs}]
+        before = [user for user in node.all_input_nodes[1].users if user is not node]
         others = [user for user in _users(node, 0) if user is not mask.spikes]
-        others += [u for u in _users(node, 1) if u is not program.step.output_node()]
-        if others:
-            problem = f"has %{others[0].name} read it beside its first spike"
+        if others + following + before:
+            other = (others + following + before)[0]
+            self.refuse(node, f"has %{other.name} read it beside its first spike", fix=_ACCEPT)
+        carried = [_held(program, state).carried for state in (node.all_input_nodes[1], mask.fired)]
+        if carried[0] and not carried[1]:
+            problem = "keeps its membrane after a call, whose reset its next call would miss"
             self.refuse(node, problem, fix=_ACCEPT)
 
     def apply(self, program: Program) -> int:
@@ -195,9 +203,10 @@ def _adds_up(fired: fx.Node, waiting: fx.Node, product: fx.Node, summed: fx.Node
 def _rewrite(program: Program, node: fx.Node, settings: dict[str, Any]) -> None:
     mask = _mask(program, node)
     membrane = cast("fx.Node", node.args[1])
-    held = next(state for state in program.states if state.name == membrane.name)
+    held = _held(program, membrane)
     fired = mask.fired if mask else _state(program, held, "fired")
-    states = (fired, _state(program, held, "elapsed"))
+    carried = _held(program, fired).carried
+    states = (fired, _state(program, replace(held, carried=carried), "elapsed"))
     node.target = single_spike
     node.args = (*node.args, *states)
     kept = ("charge", "threshold", "strict")
@@ -219,8 +228,13 @@ def _unmask(node: fx.Node, mask: _Mask) -> None:
     mask.spikes.replace_all_uses_with(spikes, delete_user_cb=lambda user: user not in mask.nodes)
 
 
+def _held(program: Program, placeholder: fx.Node) -> State:
+    """The state of a placeholder."""
+    return next(state for state in program.states if state.name == placeholder.name)
+
+
 def _state(program: Program, like: State, name: str) -> fx.Node:
-    """A new state shaped like a membrane, 0 at first, that is carried as the membrane is."""
+    """A new state shaped like another, 0 at first, carried as that is."""
     label = f"{like.label.removesuffix('.membrane')}.{name}"
     taken = {state.label for state in program.states}
     label = next(

@@ -3,7 +3,8 @@
 The current of a Linear at step t is its bias and, for every neuron that fires at t, that neuron's
 column of the weight. Each column is added once a sample, whatever T is; the dense product
 multiplies it with T numbers of which T - 1 are 0. The weight's gradient is such a sum as well.
-Only the gradient of the spikes is dense, as the gradient rules ask for it at every step.
+No tensor of spikes is written. What grows with T still are the currents and membranes of the
+layer behind, and the gradient of the spikes, which the gradient rules ask for at every step.
 
 The sums have the order of the neurons, that of a dense product is the library's: currents may
 differ in rounding, as they do between a product of one step and one of many.

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor
 
 import snncompile
@@ -16,6 +17,9 @@ from tests.passes.plain_loop import double
 from tests.programs import convolutional, feedforward, recurrent
 
 STEPS = 60
+
+ROUNDING = 1e-4
+"""Relative, in float32: gradients of learnable settings and of layers are summed in other orders."""
 
 
 def results(program: Program, schedule: Any, dtype: torch.dtype, batch: int) -> Any:
@@ -89,3 +93,38 @@ def test_a_transformed_module_says_how_its_neurons_ran() -> None:
     torch.testing.assert_close(spikes, plain(x), rtol=0, atol=0)
     assert set(found) == {"lif1", "lif2"}
     assert all(item.sweeps >= 1 and item.blocks in item.ways.values() for item in found.values())
+
+
+def spikingjelly_network() -> torch.nn.Module:
+    """A convolution, a BatchNorm over whole sequences, a hard reset and a learnable decay."""
+    network = torch.nn.Sequential(
+        layer.Conv2d(1, 4, 3, padding=1),
+        layer.BatchNorm2d(4),
+        neuron.LIFNode(),
+        layer.Flatten(),
+        layer.Linear(144, 12),
+        neuron.ParametricLIFNode(v_reset=None),
+    )
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+    functional.set_step_mode(network, "m")
+    return network
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_model_of_a_library_fires_the_same_and_learns_the_same(training: bool) -> None:
+    network = spikingjelly_network().train(training)
+    x = torch.randn(40, 3, 1, 6, 6)
+    fast = snncompile.transform(network, "parallel", schedule="layers", example_inputs=x[:4])
+    found = []
+    for model in (network, fast):
+        functional.reset_net(network)
+        fast.reset()
+        spikes = model(x)
+        found.append((spikes, torch.autograd.grad(spikes[-1].sum(), list(network.parameters()))))
+
+    assert 0 < found[0][0].mean() < 1
+    assert set(certificates(fast.program)) == {"2", "5"}
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=0)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=ROUNDING, atol=ROUNDING)

@@ -1,16 +1,20 @@
 # pyright: basic
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from spikingjelly.activation_based import functional, layer, neuron
 
+import snncompile
 from snncompile.errors import InputError, PassRefusedError
 from snncompile.ir.neurons import lif, rectified_lif, single_spike
 from snncompile.ir.program import Program
 from snncompile.ir.text import text
 from snncompile.passes.single_spike import SingleSpike
 from snncompile.rewrite import copy_program
+from snncompile.runtime.schedule import Recording
 from tests.passes.plain_loop import assert_active, run
 from tests.passes.test_contract import inputs_of, masked
 from tests.programs import Step, convolutional, feedforward, recurrent
@@ -102,3 +106,50 @@ def test_online_learning_is_refused() -> None:
 
     with pytest.raises(PassRefusedError, match="cuts the gradient through time"):
         ACCEPTED(program)
+
+
+def test_a_membrane_that_is_carried_without_its_mask_is_refused_and_can_be_accepted() -> None:
+    program = masked()
+    program.states = tuple(
+        replace(state, carried=state.label.endswith("membrane")) for state in program.states
+    )
+
+    with pytest.raises(PassRefusedError, match="keeps its membrane after a call"):
+        SingleSpike()(program)
+    ACCEPTED(program)
+
+    carried = {state.label: state.carried for state in program.states}
+    assert carried == {"lif.membrane": True, "lif.fired": False, "lif.elapsed": False}
+
+
+def test_a_membrane_that_is_read_elsewhere_is_refused() -> None:
+    program = masked()
+    returned: Any = program.step.output_node().args[0]
+    program.step.output_node().args = ((returned[1][:1], returned[1]),)
+
+    with pytest.raises(PassRefusedError, match="has %output read it beside its first spike"):
+        SingleSpike()(program)
+
+
+def test_a_model_of_a_library_emits_first_spikes_only_and_learns_its_decay() -> None:
+    network = torch.nn.Sequential(
+        layer.Conv2d(1, 4, 3, padding=1), neuron.ParametricLIFNode(v_reset=None), layer.Flatten(),
+        layer.Linear(144, 12), neuron.LIFNode(),
+    )  # fmt: skip
+    with torch.no_grad():
+        network[0].weight.mul_(3)  # type: ignore[operator]
+        network[3].weight.mul_(12)  # type: ignore[operator]
+    functional.set_step_mode(network, "m")
+    x = torch.randn(40, 3, 1, 6, 6)
+    fast = snncompile.transform(network, ACCEPTED, schedule="layers", example_inputs=x[:4])
+    recording = Recording()
+
+    spikes = fast(x)
+    gradients = torch.autograd.grad(spikes.sum(), list(network.parameters()))
+    fast.reset()
+    fast.record(recording, x)
+
+    assert 0 < spikes.sum() < spikes[0].numel() + 1
+    assert all(outputs[0].sum(0).max() == 1 for outputs in recording.outputs.values())
+    torch.testing.assert_close(list(recording.outputs.values())[-1][0], spikes, rtol=0, atol=0)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
