@@ -21,7 +21,7 @@ from snncompile.ir.resets import Subtract
 from snncompile.ir.surrogates import Surrogate
 from snncompile.runtime.blocks import blocks_for
 from snncompile.runtime.parallel import lif_over_time
-from snncompile.runtime.scan import scan
+from snncompile.runtime.scan import NeuronScan, scan
 
 BLOCK = 32
 """Steps of one triangular product in the linear scan of the spike sweeps."""
@@ -80,6 +80,7 @@ def compare(steps: int, width: int, decay: float, gain: str, repeats: int) -> Ro
     blocks = max(2, blocks_for(steps, start, decay))
     certificate = Certificate(ways=Ways(blocks))
     forms: dict[str, Callable[[Tensor], Tensor]] = {
+        "kernel": _kernel(decay, start),
         "blocks": _form(decay, start, certificate),
         "loop without a graph": _form(decay, start, Certificate(ways=Ways(1))),
         "autograd's loop": _form(decay, start, None),
@@ -106,16 +107,22 @@ def compare(steps: int, width: int, decay: float, gain: str, repeats: int) -> Ro
     return rows
 
 
+def _kernel(decay: float, start: Tensor) -> Callable[[Tensor], Tensor]:
+    """The fused kernel; without a C compiler it is autograd's loop."""
+    fused = NeuronScan(lif, tuple(_settings(decay).items()))
+    return lambda current: fused(current, (start,), (), (0,))[0][0]  # type: ignore[return-value]
+
+
+def _settings(decay: float) -> dict[str, Any]:
+    surrogate = Surrogate("atan", (2.0,))
+    charge, reset = Decay(decay), Subtract()
+    return {"charge": charge, "threshold": 1.0, "reset": reset, "surrogate": surrogate}
+
+
 def _form(
     decay: float, start: Tensor, certificate: Certificate | None
 ) -> Callable[[Tensor], Tensor]:
-    surrogate = Surrogate("atan", (2.0,))
-    settings = {
-        "charge": Decay(decay),
-        "threshold": 1.0,
-        "reset": Subtract(),
-        "surrogate": surrogate,
-    }
+    settings = _settings(decay)
     if certificate is None:
         return lambda current: scan(lif, current, (start,), tuple(settings.items()), (0,))[0][0]  # type: ignore[return-value]
     own = tuple({**settings, "certificate": certificate}.items())

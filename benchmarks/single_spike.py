@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from snncompile.ir.charges import Decay
 from snncompile.ir.neurons import single_spike
 from snncompile.ir.surrogates import Surrogate
+from snncompile.runtime.scan import NeuronScan
 from snncompile.runtime.single_spike import first_spikes
 from snncompile.runtime.spike_times import weighed
 
@@ -63,11 +64,12 @@ def neuron(repeats: int) -> Rows:
         current, start = torch.randn(steps, width) * 0.3, (torch.zeros(width),) * 3
         settings = tuple(SETTINGS.items())
         works: dict[str, Work] = {
+            "kernel": _silent(NeuronScan(single_spike, settings), current, start, (), (0,)),
             "spike times": _silent(first_spikes, current, start, settings, dense=False),
             "spikes": _silent(first_spikes, current, start, settings, dense=True),
             "loop": _silent(_step_by_step, current, start),
         }
-        rows += _rows(f"neuron, {width} wide", steps, _timed(works, repeats), "spike times")
+        rows += _rows(f"neuron, {width} wide", steps, _timed(works, repeats), "kernel")
     return rows
 
 

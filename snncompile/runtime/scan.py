@@ -45,7 +45,8 @@ class NeuronScan:
     def __init__(self, neuron: Neuron, settings: Settings) -> None:
         self.neuron = neuron
         self.settings = settings
-        self.fused = FusedScan(neuron, settings)
+        plain = tuple((name, value) for name, value in settings if name != "certificate")
+        self.fused = FusedScan(neuron, plain)
 
     def __call__(
         self,
@@ -54,7 +55,9 @@ class NeuronScan:
         tensors: tuple[Tensor, ...],
         wanted: Collection[int],
     ) -> Scanned:
-        """Run by a kernel where there is one, else step by step.
+        """Run by a kernel where there is one, else in the neuron's own way or step by step.
+
+        The reversible neuron's own way goes first, since it takes less memory than a kernel.
 
         Args:
             current: The neuron's input, [T, N, ...].
@@ -67,9 +70,12 @@ class NeuronScan:
             states after the last step, each [N, ...].
         """
         settings = fill(self.settings, tensors)
-        found = _own_way(self.neuron, current, states, settings, wanted)
-        found = self.fused(current, states, tensors, wanted) if found is None else found
-        return found or _loop(self.neuron, current, states, settings, wanted)
+        if self.neuron is reversible_lif:
+            found = _own_way(self.neuron, current, states, settings, wanted)
+            if found is not None:
+                return found
+        found = self.fused(current, states, tensors, wanted)
+        return found or scan(self.neuron, current, states, settings, wanted)
 
 
 def scan(

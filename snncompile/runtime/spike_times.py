@@ -3,8 +3,9 @@
 The current of a Linear at step t is its bias and, for every neuron that fires at t, that neuron's
 column of the weight. Each column is added once a sample, whatever T is; the dense product
 multiplies it with T numbers of which T - 1 are 0. The weight's gradient is such a sum as well.
-No tensor of spikes is written. What grows with T still are the currents and membranes of the
-layer behind, and the gradient of the spikes, which the gradient rules ask for at every step.
+Where no kernel runs the neurons, no tensor of spikes is written. What grows with T still are the
+currents and membranes of the layer behind, and the gradient of the spikes, which the gradient
+rules ask for at every step.
 
 The sums have the order of the neurons, that of a dense product is the library's: currents may
 differ in rounding, as they do between a product of one step and one of many.
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from snncompile.runtime.membranes import Settings
-from snncompile.runtime.scan import scan
+from snncompile.kernels.settings import fill
+from snncompile.runtime.scan import NeuronScan
 from snncompile.runtime.single_spike import States, first_spikes, written
 
 LEAST_STEPS = 8
@@ -27,31 +28,42 @@ LEAST_STEPS = 8
 
 
 def scan_times(
-    neuron: Any,  # noqa: ANN401
+    neuron: NeuronScan,
     current: Tensor,
     states: States,
-    settings: Settings,
+    tensors: tuple[Tensor, ...],
     dense: bool,
 ) -> tuple[tuple[Tensor | None, ...], States, Tensor | None]:
     """Run single-spike neurons over a sequence for those that read their spike times.
 
     Args:
-        neuron: `single_spike`.
+        neuron: Neurons whose definition is `single_spike`.
         current: [T, N, ...].
         states: Before the first step, each [N, ...].
-        settings: Its keyword arguments, by name.
+        tensors: What goes into the holes of its settings.
         dense: Whether others read its spikes.
 
     Returns:
-        As `scan`, whose spikes hold no values where nobody reads them; and the times, T where a
-        neuron does not fire; None where the spikes are to be read.
+        As the neuron's scan, whose spikes may hold no values where nobody reads them; and the
+        times, T where a neuron does not fire; None where the spikes are to be read.
     """
-    found = None
-    if len(current) >= LEAST_STEPS and not torch.is_autocast_enabled(current.device.type):
-        found = first_spikes(current, states, settings, dense=dense)
+    if len(current) < LEAST_STEPS or torch.is_autocast_enabled(current.device.type):
+        return (*neuron(current, states, tensors, (0,)), None)
+    fused = neuron.fused(current, states, tensors, (0,))
+    if fused is not None and fused[0][0] is not None:
+        return (*fused, _times(fused[0][0], states[1], fused[1][1]))
+    found = first_spikes(current, states, fill(neuron.settings, tensors), dense=dense)
     if found is None:
-        return (*scan(neuron, current, states, settings, (0,)), None)
+        return (*neuron(current, states, tensors, (0,)), None)
     return (found.spikes, None, None, None), found.states, found.times
+
+
+@torch.no_grad()
+def _times(spikes: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """The steps of spikes [T, N, ...], given who had fired before and after all of them."""
+    count = torch.arange(len(spikes), dtype=spikes.dtype, device=spikes.device)
+    step = (count @ spikes.flatten(1)).view(after.shape).long()
+    return torch.where(after > before, step, len(spikes))
 
 
 def weighed(layer: nn.Linear, spikes: Tensor, times: Tensor | None) -> Tensor:

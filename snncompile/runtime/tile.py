@@ -157,8 +157,8 @@ class _TileWriter:
         else:
             readers = {user for user in spikes.users if self._weighs(user, spikes)}
             dense = self.regions.is_read(spikes, {*component.nodes, *readers})
-            args = (neuron.target, self._sequence(current), initial, given)
-            call = self._call(scan_times, *args, dense, name=neuron.name)
+            args = (target, self._sequence(current), initial, tuple(tensors), dense)
+            call = self._call(scan_times, *args, name=neuron.name)
             self.times[spikes] = self._call(getitem, call, 2, name=f"{neuron.name}_times")
         self.sequences[neuron] = self._call(getitem, call, 0, name=neuron.name)
         final = self._call(getitem, call, 1, name=neuron.name)

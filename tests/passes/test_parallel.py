@@ -22,6 +22,12 @@ ROUNDING = 1e-4
 """Relative, in float32: gradients of learnable settings and of layers are summed in other orders."""
 
 
+@pytest.fixture(autouse=True)
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel would run instead of what is tested here."""
+    monkeypatch.setenv("SNNCOMPILE_KERNELS", "off")
+
+
 def results(program: Program, schedule: Any, dtype: torch.dtype, batch: int) -> Any:
     """Outputs, last states and gradients of a random sequence."""
     shape = program.placeholders()[0].meta["val"].shape[1:]

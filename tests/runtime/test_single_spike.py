@@ -15,6 +15,7 @@ from snncompile.ir.program import Program
 from snncompile.ir.resets import Hard, Subtract
 from snncompile.ir.surrogates import Surrogate
 from snncompile.passes.single_spike import SingleSpike
+from snncompile.runtime.scan import NeuronScan
 from snncompile.runtime.schedule import Runner
 from snncompile.runtime.single_spike import first_spikes, single_spike_over_time
 from snncompile.runtime.spike_times import scan_times, weighed
@@ -26,6 +27,12 @@ ROUNDING = 1e-12
 """Relative, in float64: the sums of a gradient are added in another order."""
 
 CHARGES: list[Charge] = [Decay(0.9), Integrate(), Leak(3.0), Relax(1.7), Charged()]
+
+
+@pytest.fixture(params=["on", "off"], ids=["kernels", "no kernels"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a test with kernels, where there is a compiler, and without."""
+    monkeypatch.setenv("SNNCOMPILE_KERNELS", request.param)
 
 
 def settings_of(charge: Charge, **others: Any) -> dict[str, Any]:
@@ -169,6 +176,7 @@ def test_times_alone_take_no_memory_for_spikes() -> None:
     assert found.times.shape == (2, 3)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_linear_adds_its_columns_at_the_times_of_the_spikes(bias: bool) -> None:
     torch.manual_seed(0)
@@ -180,7 +188,9 @@ def test_a_linear_adds_its_columns_at_the_times_of_the_spikes(bias: bool) -> Non
 
     found = []
     for dense in (True, False):
-        sequences, _, times = scan_times(single_spike, current, start(current[0]), settings, dense)
+        sequences, _, times = scan_times(
+            NeuronScan(single_spike, settings), current, start(current[0]), (), dense
+        )
         spikes = sequences[0]
         assert spikes is not None
         made = layer(spikes.flatten(0, 1)) if dense else weighed(layer, spikes, times)
@@ -192,11 +202,14 @@ def test_a_linear_adds_its_columns_at_the_times_of_the_spikes(bias: bool) -> Non
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_a_linear_behind_neurons_that_stay_silent_gives_its_bias() -> None:
     layer, current = nn.Linear(7, 5), torch.zeros(20, 3, 7, requires_grad=True)
     settings = tuple(settings_of(Decay(0.5)).items())
 
-    sequences, _, times = scan_times(single_spike, current, start(current[0]), settings, False)
+    sequences, _, times = scan_times(
+        NeuronScan(single_spike, settings), current, start(current[0]), (), False
+    )
     assert sequences[0] is not None
     made = weighed(layer, sequences[0], times)
     gradient = torch.autograd.grad(made.sum(), layer.weight)[0]
@@ -228,6 +241,7 @@ def residual() -> Any:
     return step.program(step.lif(step.module("1", second), held[2], "lif2"), added)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("make", [lambda: feedforward((8, 16, 12, 4)), convolutional, residual])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_every_schedule_gives_the_same(make: Any, training: bool) -> None:
@@ -251,6 +265,7 @@ def test_every_schedule_gives_the_same(make: Any, training: bool) -> None:
         torch.testing.assert_close(others[2], found[0][2], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_a_hook_on_a_linear_sees_spikes() -> None:
     program = feedforward()
     SingleSpike(accept="first-spike-only")(program)
