@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from snncompile.ir.dependence import Component, dependence_graph
-from snncompile.ir.program import Program, output_of
+from snncompile.ir.program import Program, is_neuron, output_of
+from snncompile.runtime.step_neuron import neuron_step
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def step_graph(program: Program, region: Region) -> fx.Graph:
     inside = {node for component in region.components for node in component.nodes}
     for node in program.step.nodes:
         if node in inside and node not in copies:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+            neuron = is_neuron(node)
+            copied = neuron_step(graph, node, copies) if neuron else None
+            copies[node] = copied or graph.node_copy(node, copies.__getitem__)
     following = program.next_states()
     writes = tuple(copies[node] for node in region.writes)
     graph.output((writes, tuple(copies[following[state.name]] for state in region.states)))
