@@ -94,7 +94,7 @@ def accumulating(  # noqa: PLR0913
     neuron: Callable[..., tuple[Tensor, ...]],
     charge: Charge,
     threshold: Number,
-    reset: Reset | DelayedReset,
+    reset: Reset | DelayedReset | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> tuple[Tensor, Tensor]:
     """A neuron that reads accumulations and writes the accumulation of what it emits.
@@ -108,17 +108,16 @@ def accumulating(  # noqa: PLR0913
             emits.
         charge: How that neuron is charged.
         threshold: That neuron's threshold.
-        reset: That neuron's reset.
+        reset: That neuron's reset; None where it subtracts what it emits as it is.
         **settings: That neuron's other settings.
 
     Returns:
         What it emits and its accumulation, each [N, ...].
     """
     membrane = charged(potential, accumulation, charge=charge, threshold=threshold, reset=reset)
-    kept = "none" if isinstance(reset, str) else reset
-    emitted = neuron(
-        membrane, membrane, charge=Charged(), threshold=threshold, reset=kept, **settings
-    )[0]
+    if reset is not None:
+        settings["reset"] = "none" if isinstance(reset, str) else reset
+    emitted = neuron(membrane, membrane, charge=Charged(), threshold=threshold, **settings)[0]
     return emitted, leaky(charge).decay * accumulation.detach() + emitted
 
 
@@ -128,7 +127,7 @@ def charged(
     *,
     charge: Charge,
     threshold: Number,
-    reset: Reset | DelayedReset,
+    reset: Reset | DelayedReset | None = None,
 ) -> Tensor:
     """The membrane of an `accumulating` neuron when it decides to fire, [N, ...].
 
@@ -137,10 +136,12 @@ def charged(
         accumulation: Its accumulation before this step, [N, ...].
         charge: How the neuron is charged.
         threshold: Its threshold.
-        reset: Its reset: one within the step decays with the membrane, a delayed one does not.
+        reset: Its reset: one within the step decays with the membrane, a delayed one does not;
+            None subtracts what is emitted as it is.
     """
     decay, gain = leaky(charge)
     amount = threshold.detach() if isinstance(threshold, Tensor) else threshold
+    amount = 1.0 if reset is None else amount
     taken = amount if isinstance(reset, str) else decay * amount
     received = potential if isinstance(gain, float) and gain == 1.0 else gain * potential
     return received - taken * accumulation.detach()
@@ -153,7 +154,7 @@ def settled(  # noqa: PLR0913
     *,
     charge: Charge,
     threshold: Number,
-    reset: Reset | DelayedReset,
+    reset: Reset | DelayedReset | None = None,
 ) -> Tensor:
     """The membrane that the neuron an `accumulating` one stands for hands to its next step.
 
@@ -169,6 +170,8 @@ def settled(  # noqa: PLR0913
         [N, ...]: after the reset, or before it where the reset is delayed.
     """
     membrane = charged(potential, accumulation, charge=charge, threshold=threshold, reset=reset)
+    if reset is None:
+        return membrane - emitted
     return membrane if isinstance(reset, str) else reset(membrane, emitted, threshold)
 
 

@@ -7,9 +7,10 @@ from torch import fx
 
 from snncompile.ir.accumulation import accumulating, is_leaky, subtracts
 from snncompile.ir.affine import law
+from snncompile.ir.neurons import multi_precision
 from snncompile.ir.operations import is_part
 from snncompile.ir.program import Program, State, is_neuron, is_spiking
-from snncompile.saf.sources import SUBTRACTING, Sources, emission, is_read_out
+from snncompile.saf.sources import SUBTRACTING, Sources, emission, emits, is_read_out
 
 
 class Refuse(Protocol):
@@ -32,7 +33,7 @@ def check(
     """
     checker = _Checker(program, sources, refuse, replaced)
     for neuron in program.neurons():
-        if is_spiking(neuron) and neuron.target is not accumulating:
+        if emits(neuron) and neuron.target is not accumulating:
             checker.neuron(neuron)
 
 
@@ -53,12 +54,20 @@ class _Checker:
         if node.target not in SUBTRACTING:
             fix = "Use a LIF or IF neuron"
             self.refuse(node, "does not just subtract what it emits from its membrane", fix=fix)
-        if not subtracts(reset):
+        if node.kwargs.get("levels") is not None and node.target is multi_precision:
+            problem = "emits rounded values, but subtracts what it did not round"
+            self.refuse(node, problem, fix="Leave out the number of bits")
+        if node.target is not multi_precision and not subtracts(reset):
             fix = "Train it with reset by subtraction (a soft reset)"
             self.refuse(node, f"resets by {_reset_name(reset)}, not by subtraction", fix=fix)
         if node.kwargs.get("reset_now", "none") != "none":
             problem = "resets at once and one step later"
             self.refuse(node, problem, fix="Let it reset once")
+        threshold = node.kwargs["threshold"]
+        changes = isinstance(threshold, fx.Node) and self.sources[threshold] != "fixed"
+        if changes and node.target is not multi_precision:
+            problem = "has a threshold that changes from step to step"
+            self.refuse(node, problem, fix="Use one threshold for all steps")
         self._charge(node)
         current, membrane = node.args
         self._starts_at_zero(membrane)  # type: ignore[arg-type]

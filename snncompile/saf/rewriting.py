@@ -96,8 +96,9 @@ class Rewriting(ABC):
         (neuron,) = node.all_input_nodes
         new = self.neuron(neuron)
         spikes = self._part(new, 0)
-        settings = {name: new.kwargs[name] for name in ("charge", "threshold", "reset")}
-        return self.writer.call(settled, *new.args, spikes, **settings)
+        settings = {name: new.kwargs.get(name) for name in ("charge", "threshold", "reset")}
+        given = {name: value for name, value in settings.items() if value is not None}
+        return self.writer.call(settled, *new.args, spikes, **given)
 
     def _read_out(self, node: fx.Node) -> fx.Node:
         """A leaky integrator's membrane is its potential."""

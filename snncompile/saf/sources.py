@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from snncompile.ir.accumulation import leaky
 from snncompile.ir.charges import Charge, Decay, Leak, LeakRate
-from snncompile.ir.neurons import delayed_lif, integer_lif, integrator, lif
+from snncompile.ir.neurons import delayed_lif, integer_lif, integrator, lif, multi_precision
 from snncompile.ir.operations import is_part, is_pure, is_size
 from snncompile.ir.program import Program, is_spiking, output_of
 from snncompile.ir.text import attribute
@@ -19,7 +19,7 @@ Source: TypeAlias = Literal["fixed", "input", "spikes"]
 parameters or a mask held for the sequence; "input" comes from the network's input and from no
 spike; "spikes" depends on what a neuron emitted, in this step or an earlier one."""
 
-SUBTRACTING = (lif, integer_lif, delayed_lif)
+SUBTRACTING = (lif, integer_lif, delayed_lif, multi_precision)
 """The neurons that can subtract from their membrane exactly what they emit."""
 
 _RANK: tuple[Source, ...] = ("fixed", "input", "spikes")
@@ -87,9 +87,10 @@ class Sources:
             return "fixed"
         if node.op == "placeholder":
             following = self.next.get(node.name)
+            changes = node.name in self.inputs or following is not None
             known: Source = "fixed" if following is None else self._of.get(following, "fixed")
-            return "input" if node.name in self.inputs else known
-        if is_spiking(node):
+            return "input" if changes and known == "fixed" else known
+        if emits(node):
             return "spikes"
         ranks = [_RANK.index(self._of[source]) for source in node.all_input_nodes]
         source = _RANK[max(ranks, default=0)]
@@ -117,6 +118,11 @@ def _held(program: Program) -> Iterator[tuple[fx.Node, fx.Node]]:
             (drawn, *_) = value.all_input_nodes
             if drawn.target is operator.lt and drawn.args == (state, 0):
                 yield value, state
+
+
+def emits(node: fx.Node) -> bool:
+    """Whether a node is a neuron that emits spikes, or values that take their place."""
+    return is_spiking(node) or node.target in SUBTRACTING
 
 
 def emission(node: fx.Node) -> fx.Node | None:

@@ -68,7 +68,8 @@ def membranes(
     """
     if node.target is not accumulating:
         return outputs[1] if len(outputs) > 1 else None
-    settings = {name: node.kwargs[name] for name in ("charge", "threshold", "reset")}
+    given = {name: node.kwargs.get(name) for name in ("charge", "threshold", "reset")}
+    settings = {name: value for name, value in given.items() if value is not None}
     known: Any = map_arg(settings, lambda n: _constant(program, n))
     if any(leaf is None for leaf in pytree.tree_leaves(known)):
         return None

@@ -1,6 +1,7 @@
 """Spike accumulation forwarding: spikes, membranes, gradients of both variants and updates."""
 # pyright: basic
 
+from operator import getitem
 from typing import Any
 
 import pytest
@@ -8,15 +9,19 @@ import torch
 from torch import Tensor, nn
 
 import snncompile
+from snncompile.ir import neurons
 from snncompile.ir.neurons import accumulating
+from snncompile.ir.program import Program
 from snncompile.module import Transformed
 from snncompile.nn import LIF
 from snncompile.passes.saf import SAF
+from snncompile.rewrite import copy_program
 from snncompile.runtime.schedule import Recording
-from tests.passes.plain_loop import assert_active
+from tests.passes.plain_loop import assert_active, double, run
 from tests.passes.saf_cases import CASES, PLAIN, Case
 from tests.passes.saf_networks import Chain
 from tests.passes.saf_references import online_steps, summed
+from tests.programs import Step, dyadic_
 from tests.reference import online, online_examples
 from tests.reference.online import Rule
 
@@ -322,3 +327,35 @@ def test_without_a_leak_the_leaky_mean_is_the_mean() -> None:
     found = saf(model, SAF(variant="final"))(x)
 
     torch.testing.assert_close(found, model(x), rtol=SUM_ORDER, atol=SUM_ORDER)
+
+
+# Other neurons ------------------------------------------------------------------------------------
+
+
+def graded_layers(decay: float) -> Program:
+    """Two layers of neurons that emit what lies above their threshold."""
+    torch.manual_seed(0)
+    root = dyadic_(nn.ModuleDict({"0": nn.Linear(8, 16), "1": nn.Linear(16, 4)}), 4.0)
+    step = Step(root)
+    value = step.input("x", 8)
+    states = [step.state(f"{name}.membrane", width) for name, width in (("a", 16), ("b", 4))]
+    for i, state in enumerate(states):
+        current = step.module(str(i), value)
+        settings = {"charge": neurons.Decay(decay), "threshold": 0.5}
+        node = step.call(neurons.multi_precision, current, state, **settings)
+        value, step.next[str(state.name)] = (step.call(getitem, node, item) for item in range(2))
+    return step.program(value)
+
+
+@pytest.mark.parametrize("option", [SAF(), SAF(update="online")])
+def test_neurons_that_emit_graded_values_are_rewritten_too(option: SAF) -> None:
+    before = double(graded_layers(0.5))
+    after = copy_program(before)
+    x = torch.randint(-8, 9, (6, 3, 8)).double() / 4
+
+    assert option(after) == 2
+
+    expected, _ = run(before, x)
+    found, _ = run(after, x)
+    assert expected[0].abs().sum() > 0
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
