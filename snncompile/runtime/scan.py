@@ -45,8 +45,7 @@ class NeuronScan:
     def __init__(self, neuron: Neuron, settings: Settings) -> None:
         self.neuron = neuron
         self.settings = settings
-        plain = tuple((name, value) for name, value in settings if name != "certificate")
-        self.fused = FusedScan(neuron, plain)
+        self.fused = fused_scan(neuron, settings)
 
     def __call__(
         self,
@@ -76,6 +75,11 @@ class NeuronScan:
                 return found
         found = self.fused(current, states, tensors, wanted)
         return found or scan(self.neuron, current, states, settings, wanted)
+
+
+def fused_scan(neuron: Neuron, settings: Settings) -> FusedScan:
+    """A neuron's kernels; a certificate is for others to fill in."""
+    return FusedScan(neuron, tuple(item for item in settings if item[0] != "certificate"))
 
 
 def scan(

@@ -6,9 +6,8 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from snncompile.ir.reversible import reversible_lif
-from snncompile.kernels.scan import FusedScan
 from snncompile.kernels.settings import Settings, fill, split
-from snncompile.runtime.scan import Neuron
+from snncompile.runtime.scan import Neuron, fused_scan
 
 LEAST = 2**16
 """Neurons times batch from which a kernel takes less time to call than it saves."""
@@ -25,8 +24,7 @@ class NeuronStep:
     def __init__(self, neuron: Neuron, settings: Settings) -> None:
         self.neuron = neuron
         self.settings = settings
-        plain = tuple((name, value) for name, value in settings if name != "certificate")
-        self.fused = FusedScan(neuron, plain)
+        self.fused = fused_scan(neuron, settings)
 
     def __call__(
         self, current: Tensor, states: tuple[Tensor, ...], tensors: tuple[Tensor, ...]

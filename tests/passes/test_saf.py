@@ -5,7 +5,9 @@ from operator import getitem
 from typing import Any
 
 import pytest
+import snntorch
 import torch
+from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
 import snncompile
@@ -238,9 +240,9 @@ def test_it_is_not_sltt() -> None:
 
 def assert_same_weights(model: nn.Module, expected: online.Mlp) -> None:
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    for layer, weight, bias in zip(layers, expected.weights, expected.biases, strict=True):
-        torch.testing.assert_close(layer.weight.data, weight, rtol=UPDATES, atol=UPDATES)
-        torch.testing.assert_close(layer.bias.data, bias, rtol=UPDATES, atol=UPDATES)
+    for mine, weight, bias in zip(layers, expected.weights, expected.biases, strict=True):
+        torch.testing.assert_close(mine.weight.data, weight, rtol=UPDATES, atol=UPDATES)
+        torch.testing.assert_close(mine.bias.data, bias, rtol=UPDATES, atol=UPDATES)
 
 
 def test_online_updates_follow_ottt_for_fifty_steps() -> None:
@@ -327,6 +329,98 @@ def test_without_a_leak_the_leaky_mean_is_the_mean() -> None:
     found = saf(model, SAF(variant="final"))(x)
 
     torch.testing.assert_close(found, model(x), rtol=SUM_ORDER, atol=SUM_ORDER)
+
+
+# Other networks -----------------------------------------------------------------------------------
+
+
+def dropping() -> nn.Module:
+    """SpikingJelly's dropout, one mask a sequence, between neurons and behind a biased synapse."""
+    settings = {"v_reset": None, "detach_reset": True, "decay_input": False, "step_mode": "m"}
+    return nn.Sequential(
+        layer.Linear(8, 16, step_mode="m"),
+        neuron.LIFNode(**settings),
+        layer.Dropout(0.25, step_mode="m"),
+        layer.Linear(16, 12, step_mode="m"),
+        layer.Dropout(0.25, step_mode="m"),
+        neuron.LIFNode(**settings),
+        layer.Linear(12, 4, step_mode="m"),
+    )
+
+
+@pytest.mark.parametrize("update", ["sequence", "online"])
+def test_dropout_with_one_mask_a_sequence_commutes(update: Any) -> None:
+    torch.manual_seed(0)
+    model = dropping().double().train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4.0)
+    x, option = torch.rand(6, 5, 8).double(), SAF(update=update)
+
+    reports = [snncompile.verify(model, saf(model, option, s), x) for s in ("steps", "layers")]
+
+    assert all(report.ok for report in reports), str(reports[0])
+    assert all(0 < neuron.rate < 1 for neuron in reports[0].neurons)
+
+
+def test_both_schedules_repeat_the_masks_in_their_gradients() -> None:
+    model = dropping().double().train()
+    x, found = torch.rand(6, 5, 8).double() * 4, []
+
+    for schedule in ("steps", "layers"):
+        torch.manual_seed(1)
+        torch.autograd.backward(saf(model, schedule=schedule)(x).square().sum())
+        found.append(gradients(model))
+
+    assert_close(*found)
+
+
+class Leaky(nn.Module):
+    """snnTorch: resets one step late, two decays, spikes and membranes returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.first, self.second = snntorch.Leaky(beta=0.5), snntorch.Leaky(beta=0.75)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = self.first.init_leaky(), self.second.init_leaky()
+        spikes, membranes = [], []
+        for x_t in x:
+            fired, first = self.first(self.into(x_t), first)
+            fired, second = self.second(self.out(fired), second)
+            spikes.append(fired)
+            membranes.append(second)
+        return torch.stack(spikes), torch.stack(membranes)
+
+
+def test_a_late_reset_takes_off_what_does_not_decay() -> None:
+    model = dyadic_(Leaky(), 4.0)
+    x = torch.randint(0, 5, (6, 5, 8)) / 4
+
+    report = snncompile.verify(model, saf(model), x)
+
+    assert report.ok, str(report)
+    assert all(output.equal for output in report.outputs)
+    assert all(neuron.membrane == 0 for neuron in report.neurons)
+
+
+def test_the_model_infers_with_the_weights_that_were_trained() -> None:
+    case = PLAIN[0]
+    model, x = case.model(dtype=torch.float64), case.input(dtype=torch.float64)
+    fast = saf(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(fast.parameters(), 0.01)
+
+    for _ in range(3):
+        optimizer.zero_grad()
+        torch.autograd.backward(fast(x).square().mean())
+        optimizer.step()
+
+    assert fast.original is model
+    assert fast.state_dict().keys() == before.keys()
+    assert all((before[name] != value).any() for name, value in model.state_dict().items())
+    torch.testing.assert_close(fast.original(x), fast(x), rtol=SUM_ORDER, atol=SUM_ORDER)
 
 
 # Other neurons ------------------------------------------------------------------------------------
