@@ -276,9 +276,18 @@ class ProgramBuilder:
         needed = ancestors(wanted)
         for node in self.trace.graph.nodes:
             if node in needed and node not in env:
+                if node.op == "placeholder":
+                    raise CaptureError(_second_loop(node))
                 env[node] = graph.node_copy(node, lambda n: env[n])
         graph.output(tuple(env[node] for node in wanted))
         return graph
+
+
+def _second_loop(state: fx.Node) -> str:
+    return (
+        f"the model loops over time twice, one loop after the other: it reads the state "
+        f"{state.name!r} after the first. Run all layers in one loop over time"
+    )
 
 
 def _dimension(size: int | SymInt) -> Dimension:

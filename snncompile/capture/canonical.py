@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import SymInt, Tensor
 
@@ -110,7 +111,7 @@ def canonical(
     Returns:
         The call to record.
     """
-    name = name_of(function)
+    name, args = name_of(function), tuple(map(_number, args))
     name, args = (_REVERSED[name], args[::-1]) if name in _REVERSED else (name, args)
     if name in _BINARY and len(args) == 2 and not kwargs:  # noqa: PLR2004
         return Call("call_function", _BINARY[name], args, {})
@@ -124,6 +125,11 @@ def canonical(
     if special is not None:
         return special(args, kwargs)
     return _plain(function, name, args, kwargs)
+
+
+def _number(value: Any) -> Any:  # noqa: ANN401
+    """A number of numpy as one of Python; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value  # pyright: ignore[reportUnknownVariableType]
 
 
 def _plain(

@@ -7,15 +7,18 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+import snncompile.nn as own
 from snncompile.capture import capture
 from snncompile.errors import CaptureError, InputError
 from snncompile.ir.neurons import lif
 from snncompile.ir.program import Program
+from snncompile.ir.text import text
 from snncompile.module import Transformed
 from tests.capture.networks import (
     BatchFirst,
@@ -275,3 +278,35 @@ def test_steps_treated_by_number_are_captured_once_a_length(captured: int) -> No
         x = torch.rand(steps, 2, 6)
         for want, have in zip(model(x), fast(x), strict=True):
             assert torch.equal(want, have)
+
+
+class OneLayer(nn.Module):
+    """A layer with a time loop of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.neuron = nn.Linear(4, 4), own.LIF()
+
+    def forward(self, x: Tensor) -> Tensor:
+        own.reset(self)
+        return torch.stack([self.neuron(self.layer(x_t)) for x_t in x])
+
+
+def test_a_second_loop_over_time_is_refused() -> None:
+    with pytest.raises(CaptureError, match="loops over time twice, one loop after the other"):
+        capture(nn.Sequential(OneLayer(), OneLayer()), torch.rand(5, 2, 4))
+
+
+class ByNumpy(nn.Module):
+    """Computes a setting with numpy, as libraries do with the size of a weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        size: Any = np.prod((3, 9))
+        return torch.stack([x_t * size for x_t in x])
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    program = capture(ByNumpy(), torch.rand(5, 2, 4))
+
+    assert "mul(%x, 27)" in text(program)
+    same(ByNumpy(), program, torch.rand(3, 2, 4))
