@@ -1,6 +1,7 @@
 """Spike accumulation forwarding: spikes, membranes, gradients of both variants and updates."""
 # pyright: basic
 
+import copy
 from operator import getitem
 from typing import Any
 
@@ -29,6 +30,9 @@ from tests.reference.online import Rule
 
 SUM_ORDER = 1e-12
 """Relative to the largest, in float64: the steps are added in another order."""
+
+BFLOAT16 = 2e-2
+"""Relative to the largest: a few roundings to 8 bits."""
 
 UPDATES = 1e-10
 """As `SUM_ORDER`, after fifty updates that build on each other."""
@@ -421,6 +425,38 @@ def test_the_model_infers_with_the_weights_that_were_trained() -> None:
     assert fast.state_dict().keys() == before.keys()
     assert all((before[name] != value).any() for name, value in model.state_dict().items())
     torch.testing.assert_close(fast.original(x), fast(x), rtol=SUM_ORDER, atol=SUM_ORDER)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@every_schedule
+def test_torch_compile_and_copies_give_the_same(schedule: Any) -> None:
+    case = PLAIN[0]
+    model, x, target = drawn(case)
+    fast = saf(model, schedule=schedule)
+    torch.autograd.backward(squared(fast(x), target))
+    expected = gradients(model)
+
+    compiled = torch.compile(fast, backend="aot_eager")
+    torch.autograd.backward(squared(compiled(x), target))
+
+    assert_close(gradients(model), expected)
+    torch.testing.assert_close(copy.deepcopy(fast)(x), fast(x), rtol=0, atol=0)
+
+
+def test_both_schedules_see_autocast_in_both_passes() -> None:
+    case = PLAIN[0]
+    model, x = case.model(dyadic=True), case.input(dyadic=True)
+    found = []
+
+    for schedule in ("steps", "layers"):
+        with torch.autocast("cpu", torch.bfloat16):
+            output = saf(model, schedule=schedule)(x)
+        torch.autograd.backward(output.float().square().sum())
+        found.append(gradients(model))
+
+    for name, value in found[0].items():
+        scale = value.abs().max().item()
+        torch.testing.assert_close(found[1][name], value, rtol=0, atol=BFLOAT16 * scale)
 
 
 # Other neurons ------------------------------------------------------------------------------------
