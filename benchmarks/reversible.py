@@ -12,16 +12,16 @@ import argparse
 import csv
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import pairwise
 from typing import Any
 from unittest import mock
 
 import torch
 from measurement import interleaved, machine, peak_memory
 from online_accuracy import digits
-from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from reversible_networks import lif, mlp, vgg
+from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
 
 import snncompile
@@ -68,41 +68,6 @@ def usual_over_time(
         return None
     output, after = Usual.apply(current, states[0], coupling)
     return output, (after,)
-
-
-# Networks, of SpikingJelly's modules over whole sequences -----------------------------------------
-
-
-def _neuron() -> nn.Module:
-    return neuron.LIFNode(tau=2.0, surrogate_function=surrogate.ATan(), step_mode="m")
-
-
-def mlp(widths: Sequence[int]) -> nn.Module:
-    """Linear layers with neurons between them."""
-    modules: list[nn.Module] = [layer.Linear(widths[0], widths[1])]
-    for into, out in pairwise(widths[1:]):
-        modules += [_neuron(), layer.Linear(into, out)]
-    return _multi_step(nn.Sequential(*modules))
-
-
-def vgg(channels: Sequence[int | None], size: int, into: int) -> nn.Module:
-    """Convolutions with BatchNorm and neurons; None is an average pooling."""
-    modules: list[nn.Module] = []
-    for out in channels:
-        if out is None:
-            modules.append(layer.AvgPool2d(2))
-            size //= 2
-        else:
-            convolution = layer.Conv2d(into, out, 3, padding=1, bias=False)
-            modules += [convolution, layer.BatchNorm2d(out), _neuron()]
-            into = out
-    head = layer.Linear(into * size**2, 10)
-    return _multi_step(nn.Sequential(*modules, layer.Flatten(), head))
-
-
-def _multi_step(model: nn.Module) -> nn.Module:
-    functional.set_step_mode(model, "m")
-    return model
 
 
 TIMED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -185,7 +150,7 @@ def _reversible(x: Tensor) -> Tensor:
 
 
 NODES: dict[str, Callable[[], Run]] = {
-    "SpikingJelly LIFNode": _neuron,
+    "SpikingJelly LIFNode": lif,
     "... detach_reset": partial(neuron.LIFNode, detach_reset=True, step_mode="m"),
     "... soft reset": partial(neuron.LIFNode, v_reset=None, step_mode="m"),
     "reversible": lambda: _reversible,

@@ -18,23 +18,12 @@ def test_files_fit_one_idea() -> None:
     assert [f"{name}: {n} lines" for name, n in lengths.items() if n > LONGEST_FILE] == []
 
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-def length(node: Function) -> int:
-    """Lines of a function, its docstring aside."""
-    documented = ast.get_docstring(node) is not None
-    first, last = node.body[0], node.end_lineno or node.lineno
-    told = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
-    return last - node.lineno + 1 - told
-
-
 def test_functions_fit_a_glance() -> None:
     functions = [
-        (f"{name}:{node.lineno} {node.name}", length(node))
+        (f"{name}:{node.lineno} {node.name}", (node.end_lineno or node.lineno) - node.lineno + 1)
         for name, text in sources().items()
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, Function)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
 
     assert [f"{name}: {n} lines" for name, n in functions if n > LONGEST_FUNCTION] == []

@@ -9,6 +9,7 @@ its address, the distance between two steps, and whether blocks lie one after th
 share it (0). The classes below say which arrays, in which order.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -34,7 +35,7 @@ def source(sweeps: Sweeps) -> str:
 _PARAMETERS = "const int64_t *size, void *const *at, const int64_t *stride, const int64_t *own"
 
 
-class _Loops:
+class _Loops(ABC):
     """Writes one function; arrays are declared in the order in which callers hand them over."""
 
     name = ""
@@ -115,8 +116,9 @@ class _Loops:
             )
         )
 
+    @abstractmethod
     def write(self) -> None:
-        raise NotImplementedError
+        """Write the lines of the loop's body."""
 
     def last(self) -> Sequence[str]:
         return ()

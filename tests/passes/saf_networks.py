@@ -7,6 +7,7 @@ that carries no gradient, and a sigmoid surrogate. Outputs are the read-out's of
 # pyright: basic
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeAlias
@@ -30,11 +31,12 @@ def lif(decay: float = 0.5) -> own.LIF:
     return own.LIF(decay=decay, surrogate="sigmoid", width=4.0, detach_reset=True)
 
 
-class Stepwise(nn.Module):
+class Stepwise(nn.Module, ABC):
     """A network whose steps are alike: `step`, and the loop."""
 
+    @abstractmethod
     def step(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """One time step."""
 
     def forward(self, x: Tensor) -> Tensor:
         own.reset(self)

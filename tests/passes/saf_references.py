@@ -22,6 +22,9 @@ DECAYS = (0.5, 0.25)
 READ_OUT = 0.5
 """The decay of every neuron that a read-out reads."""
 
+SUM_ORDER = 1e-12
+"""Relative to the largest, in float64: two gradients add in another order."""
+
 StepGradients: TypeAlias = dict[str, Tensor]
 """By the parameter's name in the plain network."""
 
@@ -211,3 +214,12 @@ def summed(steps: list[tuple[Tensor, StepGradients]]) -> StepGradients:
     """Over all steps (OTTT_A)."""
     every = [found for _, found in steps]
     return {name: torch.stack([found[name] for found in every]).sum(0) for name in every[0]}
+
+
+def assert_close(found: StepGradients, expected: StepGradients) -> None:
+    """Equal up to `SUM_ORDER`, and none of them zero."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        scale = value.abs().max().item()
+        assert scale > 0
+        torch.testing.assert_close(found[name], value, rtol=0, atol=SUM_ORDER * scale)

@@ -23,13 +23,10 @@ from snncompile.runtime.schedule import Recording
 from tests.passes.plain_loop import assert_active, double, run
 from tests.passes.saf_cases import CASES, PLAIN, Case
 from tests.passes.saf_networks import Chain
-from tests.passes.saf_references import online_steps, summed
+from tests.passes.saf_references import SUM_ORDER, assert_close, online_steps, summed
 from tests.programs import Step, dyadic_
 from tests.reference import online, online_examples
 from tests.reference.online import Rule
-
-SUM_ORDER = 1e-12
-"""Relative to the largest, in float64: the steps are added in another order."""
 
 BFLOAT16 = 2e-2
 """Relative to the largest: a few roundings to 8 bits."""
@@ -69,14 +66,6 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 def squared(output: Tensor, target: Tensor) -> Tensor:
     return ((output - target) ** 2).sum() / 2
-
-
-def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        scale = value.abs().max().item()
-        assert scale > 0
-        torch.testing.assert_close(found[name], value, rtol=0, atol=SUM_ORDER * scale)
 
 
 # Forward ------------------------------------------------------------------------------------------

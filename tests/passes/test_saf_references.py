@@ -11,12 +11,9 @@ from torch import Tensor, nn
 
 from tests.passes import saf_jelly
 from tests.passes.saf_cases import PLAIN, TIME, Case
-from tests.passes.saf_references import online_steps, slope, summed
+from tests.passes.saf_references import assert_close, online_steps, slope, summed
 from tests.reference import online
 from tests.reference.online import Mlp, Rule
-
-SUM_ORDER = 1e-12
-"""Relative to the largest, in float64: two references add in another order."""
 
 RULES = [
     Rule(first_layer=first, bias=bias)
@@ -35,14 +32,6 @@ def drawn(case: Case) -> tuple[nn.Module, Tensor, online.LossGradient]:
     model, x = case.model(dtype=torch.float64), case.input(dtype=torch.float64)
     targets = torch.rand(model(x).shape, dtype=torch.float64)
     return model, x, lambda t, output: output - targets[t]
-
-
-def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        scale = value.abs().max().item()
-        assert scale > 0
-        torch.testing.assert_close(found[name], value, rtol=0, atol=SUM_ORDER * scale)
 
 
 @every_case
