@@ -7,7 +7,7 @@ same values: no step is computed a third time, and there is no graph.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -113,7 +113,8 @@ def _apply(current: Tensor, membrane: Tensor, coupling: Coupling) -> Pair:
     return Streamlined.apply(current, membrane, coupling)  # type: ignore[no-untyped-call, no-any-return]
 
 
-_untraced: Callable[[Tensor, Tensor, Coupling], Pair] = cast("Any", torch.compiler).disable(_apply)
+_apply._torchdynamo_disable = True
+_untraced: Callable[[Tensor, Tensor, Coupling], Pair] = _apply
 """Left alone by torch.compile: what is refused and what is packed depends on values."""
 
 

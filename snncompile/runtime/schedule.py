@@ -15,9 +15,9 @@ from torch import Tensor
 
 from snncompile.errors import InputError
 from snncompile.ir.program import Program, Segment
+from snncompile.kernels.tracing import while_tracing
 from snncompile.memory.choice import CallSize, chunk_for, segments_for, tile_for
 from snncompile.memory.report import KeptBySegment, kept_in
-from snncompile.runtime.code import while_tracing
 from snncompile.runtime.cost import batch_axis, bytes_per_sample
 from snncompile.runtime.observe import observable, operands, results
 from snncompile.runtime.online import (
