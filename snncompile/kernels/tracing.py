@@ -14,3 +14,12 @@ def while_tracing(function: Function) -> Function:
     """
     cast("Any", function)._dynamo_marked_constant = True
     return function
+
+
+def untraced(function: Function) -> Function:
+    """Have torch.compile leave a function alone: it breaks its graph there and calls it.
+
+    This is `torch.compiler.disable`.
+    """
+    cast("Any", function)._torchdynamo_disable = True
+    return function
