@@ -43,7 +43,9 @@ class _Function(loops.Printer):
         self.after: list[str] = []
         self.arrays = 0
 
-    def array(self, name: str, *, steps: bool = False, truth: bool = False) -> None:
+    def array(
+        self, name: str, *, steps: bool = False, truth: bool = False, optional: bool = False
+    ) -> None:
         self._row(name, "t", "truth_t" if truth else "real_t")
 
     def _row(self, name: str, step: str, kind: str = "real_t") -> None:

@@ -194,6 +194,6 @@ def generate(definition: Definition, target: Target | None = None) -> Kernel:
     parted = sweeps(definition, trace(definition))
     source, functions = target.build(parted)
     shape = (definition.states, definition.scalars, definition.wanted, definition.differentiable)
-    identity = f"{target.name} {shape} {definition.dtype} {source}"
+    identity = f"{target.name} {definition.device} {shape} {definition.dtype} {source}"
     digest = hashlib.sha256(identity.encode()).hexdigest()
     return Kernel(digest[:32], parted, functions, target)

@@ -29,9 +29,22 @@ class Printer(ABC):
         self.sweeps = sweeps
         self.text_of: dict[fx.Node, str] = {}
 
+    def spelled(self, text: str) -> str:
+        """An expression as the language spells it; C reads expressions as they are."""
+        return text
+
     @abstractmethod
-    def array(self, name: str, *, steps: bool = False, truth: bool = False) -> None:
-        """Declare the next array: of truth values or real numbers, with a row a step or one row."""
+    def array(
+        self, name: str, *, steps: bool = False, truth: bool = False, optional: bool = False
+    ) -> None:
+        """Declare the next array.
+
+        Args:
+            name: Of the array.
+            steps: It has a row for every step; otherwise one row.
+            truth: It holds truth values.
+            optional: Callers may leave it out: it reads as zeros and is not written.
+        """
 
     @abstractmethod
     def element(self, name: str) -> str:
@@ -92,12 +105,12 @@ class Printer(ABC):
             if arithmetic.name_of(node) in arithmetic.IDENTITIES:
                 self.text_of[node] = self.text_of[node.all_input_nodes[0]]
             else:
-                text = arithmetic.expression(node, self.text_of)
+                text = self.spelled(arithmetic.expression(node, self.text_of))
                 self.define(node, text, once=node in self.sweeps.uniform)
 
     def value(self, node: fx.Node | None) -> str:
         """A node's value; no node is zero."""
-        return ZERO if node is None else self.text_of[node]
+        return self.spelled(ZERO) if node is None else self.text_of[node]
 
 
 def is_truth(node: fx.Node) -> bool:
@@ -166,14 +179,14 @@ def _gradients(out: Printer) -> None:
     definition = out.sweeps.definition
     states = range(1, 1 + definition.states)
     for position in definition.wanted:
-        out.array(f"gradient{position}", steps=True)
+        out.array(f"gradient{position}", steps=True, optional=True)
     for name in (*(f"final{i}" for i in states), *(f"carried{i}" for i in states)):
-        out.array(name)
+        out.array(name, optional=True)
     later = {i: out.carry(f"final{i}", f"carried{i}") for i in states}
     for position, node in enumerate(out.sweeps.step.gradients):
         terms = [out.element(f"gradient{position}")] if position in definition.wanted else []
         terms += [later[position]] if position else []
-        out.define(node, " + ".join(terms) or ZERO)
+        out.define(node, " + ".join(terms) or out.spelled(ZERO))
 
 
 def _derivatives(out: Printer) -> None:
