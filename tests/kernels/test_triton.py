@@ -2,17 +2,9 @@
 
 # pyright: basic
 
-from collections.abc import Iterator
-
-import numpy as np
 import pytest
 
+from tests.kernels.interpreter import interpreter as interpreter  # noqa: PLC0414
 from tests.kernels.test_every_neuron import *  # noqa: F403
 
-
-@pytest.fixture(autouse=True)
-def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("SNNCOMPILE_KERNELS", "triton")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with np.errstate(all="ignore"):
-        yield
+pytestmark = pytest.mark.usefixtures("interpreter")

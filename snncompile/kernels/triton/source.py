@@ -1,8 +1,9 @@
 """Prints the two sweeps of a kernel as Triton.
 
-One lane a neuron: a program takes BLOCK neighbouring elements of a step and loops over time, its
-states in registers. Both functions take the number of steps, the width of a step, and for every
-array its address and the distance between two of its rows; an array that is left out is None.
+A program takes BLOCK neighbouring elements of a step and loops over time, its states in registers
+and STAGES - 1 of the next steps on their way from memory. Both functions take the number of steps,
+the width of a step, and for every array its address and the distance between two of its rows; an
+array that is left out is None.
 `snncompile.kernels.loops` says which arrays, in which order.
 """
 
@@ -31,6 +32,7 @@ else:
 def plus(first, second):
     return first + second
 """
+_CONSTANTS = "BLOCK: tl.constexpr, STAGES: tl.constexpr"
 
 
 class Source(NamedTuple):
@@ -163,13 +165,13 @@ class _Function(loops.Printer):
         return "\n".join(
             (
                 "@triton.jit",
-                f"def {self.name}(steps, width, {parameters}, BLOCK: tl.constexpr):",
+                f"def {self.name}(steps, width, {parameters}, {_CONSTANTS}):",
                 "    begin = tl.program_id(0).to(tl.int64) * BLOCK",
                 "    lane = tl.arange(0, BLOCK)",
                 "    inside = lane < width - begin",
                 "    last = tl.cast(steps - 1, tl.int64)",
                 *(f"    {line}" for line in (*starts, *self.before)),
-                "    for t in range(steps):",
+                "    for t in tl.range(0, steps, num_stages=STAGES):",
                 *(f"        {line}" for line in (*self.inner, *moves)),
                 *(f"    {line}" for line in self.after),
                 "",

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,10 +19,48 @@ OPTIONS = {"enable_fp_fusion": False}
 """No product is added without having been rounded: eager torch rounds both."""
 
 _PROGRAMS = 4
-"""How many programs a multiprocessor should have to hide the latency of memory."""
-_SMALLEST, _LARGEST = 32, 1024
+"""How many programs a multiprocessor should have, to be busy while some of them wait."""
+_IN_FLIGHT = 4096
+"""How many elements of an array a multiprocessor should have asked for, to keep memory busy."""
+_LANES = 32
+_LARGEST_BLOCK, _MOST_STAGES = 1024, 16
 _A_LANE = 4
 """Elements that one lane takes: 16 bytes of float32 are one transaction."""
+
+
+class Shape(NamedTuple):
+    """How a sweep is divided.
+
+    Attributes:
+        block: Elements that a program takes.
+        stages: Steps of a program whose elements are on their way or there.
+    """
+
+    block: int
+    stages: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Triton launches with."""
+        warps = max(1, self.block // (_LANES * _A_LANE))
+        return {"BLOCK": self.block, "STAGES": self.stages, "num_warps": warps, **OPTIONS}
+
+
+def shape(width: int, multiprocessors: int) -> Shape:
+    """Large programs, but some for every multiprocessor; the fewer elements, the more steps ahead.
+
+    Args:
+        width: Elements of a step.
+        multiprocessors: Of the device.
+    """
+    columns = max(1, width // multiprocessors)
+    block = _power_of_two(columns // _PROGRAMS, _LANES, _LARGEST_BLOCK)
+    return Shape(block, _power_of_two(_IN_FLIGHT // columns, 1, _MOST_STAGES))
+
+
+def _power_of_two(number: int, least: int, most: int) -> int:
+    """The largest one that is not above a number, within bounds."""
+    return min(most, max(least, 1 << max(0, number.bit_length() - 1)))
 
 
 def is_interpreted() -> bool:
@@ -61,27 +99,9 @@ def _warm_up(functions: Sequence[Function], printed: Source) -> None:
     for function, arrays in zip(functions, printed.arrays.values(), strict=True):
         given = [value for dtype in arrays for value in (dtype, 16)]
         try:
-            function.warmup(16, 16, *given, **_options(_LARGEST), grid=(1,))  # type: ignore[attr-defined]
+            function.warmup(16, 16, *given, **Shape(_LARGEST_BLOCK, 1).options, grid=(1,))  # type: ignore[attr-defined]
         except Exception as error:  # whatever a compiler that is not ours raises
             raise BuildError(f"Triton failed: {error}") from error
-
-
-def _options(block: int) -> dict[str, int]:
-    return {"BLOCK": block, "num_warps": max(1, block // (32 * _A_LANE)), **OPTIONS}
-
-
-def block_size(width: int, multiprocessors: int) -> int:
-    """How many elements a program takes: many, but so that all multiprocessors have programs.
-
-    Args:
-        width: Elements of a step.
-        multiprocessors: Of the device.
-
-    Returns:
-        A power of two, at least the lanes of a warp.
-    """
-    share = width // (_PROGRAMS * multiprocessors)
-    return min(_LARGEST, max(_SMALLEST, 1 << max(0, share.bit_length() - 1)))
 
 
 class _Programs(Launch):
@@ -89,8 +109,8 @@ class _Programs(Launch):
 
     def __init__(self, layout: Layout, like: Tensor, dtype: torch.dtype) -> None:
         super().__init__(layout, like, dtype)
-        self.block = block_size(layout.width, _multiprocessors(like))
-        self.programs = -(-layout.width // self.block)
+        self.shape = shape(layout.width, _multiprocessors(like))
+        self.programs = -(-layout.width // self.shape.block)
 
     def zeros(self) -> None:
         return None
@@ -111,7 +131,7 @@ class _Programs(Launch):
         given = [value for array in arrays for value in _pointer(array)]
         if self.programs:
             with torch.cuda.device(self.like.device if self.like.is_cuda else -1):
-                function[(self.programs,)](steps, width, *given, **_options(self.block))  # type: ignore[index]
+                function[(self.programs,)](steps, width, *given, **self.shape.options)  # type: ignore[index]
 
 
 def _pointer(array: Array | None) -> tuple[Tensor | None, int]:
