@@ -170,34 +170,32 @@ def _works(layers: Layers, x: Tensor) -> tuple[Callable[[], object], Callable[[]
     return torch.no_grad()(lambda: layers(x)), lambda: torch.autograd.grad(layers(x).sum(), x)
 
 
-def measure(options: argparse.Namespace) -> None:
-    """What a process measures; prints a line for every record."""
+def measure(options: argparse.Namespace) -> Iterator[Record]:
+    """What one process measures."""
     chosen = setting(quick=options.quick, interpret=options.interpret)
-    peers = [peer for peer in options.peers if options.first or peer in ("kernels", "spikingjelly")]
+    first = options.process == SPIKINGJELLYS[0]
+    peers = [peer for peer in options.peers if first or peer in ("kernels", "spikingjelly")]
     about = {"spikingjelly": options.process, **machine(chosen.device)}
     for name in options.cases:
-        if name == "limits" and not options.first:
-            continue
-        for record in CASES[name](chosen, peers):
-            print(json.dumps({**record, **about}), flush=True)
+        if first or name != "limits":
+            for record in CASES[name](chosen, peers):
+                yield {**record, **about}
 
 
-def run_processes(options: argparse.Namespace) -> None:
-    """Start one process for each of SpikingJelly's kernels; write what they print."""
-    kinds = ("torch",) if options.interpret else SPIKINGJELLYS
-    lines: list[str] = []
-    for kind in kinds:
-        environment = {**os.environ, VARIABLE: kind}
-        if options.interpret:
-            environment |= {"TRITON_INTERPRET": "1", "SNNCOMPILE_KERNELS": "triton"}
+def interpreted(options: argparse.Namespace) -> Iterator[str]:
+    """Measure here, in Triton's interpreter."""
+    os.environ.update(TRITON_INTERPRET="1", SNNCOMPILE_KERNELS="triton")
+    options.process = SPIKINGJELLYS[0]
+    return (json.dumps(record) for record in measure(options))
+
+
+def by_processes() -> Iterator[str]:
+    """Start one process for each of SpikingJelly's kernels; hand on what they print."""
+    for kind in SPIKINGJELLYS:
         command = [sys.executable, *sys.argv, "--process", kind]
-        command += ["--first"] if kind == kinds[0] else []
+        environment = {**os.environ, VARIABLE: kind}
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603
-            for line in child.stdout or ():
-                print(line, end="", flush=True)
-                lines.append(line)
-    if options.out:
-        options.out.write_text("".join(lines), encoding="utf-8")
+            yield from (line.rstrip() for line in child.stdout or ())
 
 
 def main() -> None:
@@ -213,14 +211,22 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="a file for the lines")
     parser.add_argument("--process", choices=SPIKINGJELLYS, help=argparse.SUPPRESS)
-    parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    out = None if options.process else options.out
     if options.process:
-        measure(options)
-    elif options.interpret or torch.cuda.is_available():
-        run_processes(options)
+        lines = (json.dumps(record) for record in measure(options))
+    elif options.interpret:
+        lines = interpreted(options)
+    elif torch.cuda.is_available():
+        lines = by_processes()
     else:
         sys.exit("there is no GPU here; --interpret runs a small version in Triton's interpreter")
+    seen: list[str] = []
+    for line in lines:
+        print(line, flush=True)
+        seen.append(line + "\n")
+    if out:
+        out.write_text("".join(seen), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from snncompile.kernels.step import Definition, trace
 from snncompile.kernels.sweep import sweeps
 from snncompile.kernels.triton import modules
 from snncompile.kernels.triton.source import source
-from snncompile.kernels.triton.target import Gpu, shape
+from snncompile.kernels.triton.target import LARGEST, Gpu, Shape, shape
 from tests.kernels.interpreter import hopper as hopper  # noqa: PLC0414
 from tests.kernels.test_operators import LIF
 
@@ -43,7 +43,7 @@ def definition(name: str, dtype: torch.dtype = torch.float32) -> Definition:
     )
 
 
-def assembly(defined: Definition) -> dict[str, str]:
+def assembly(defined: Definition, divided: Shape = LARGEST) -> dict[str, str]:
     """The PTX of a kernel's functions."""
     parted = sweeps(defined, trace(defined))
     printed = source(parted)
@@ -51,15 +51,16 @@ def assembly(defined: Definition) -> dict[str, str]:
     found: dict[str, str] = {}
     for (name, arrays), function in zip(printed.arrays.items(), functions, strict=True):
         given = [value for dtype in arrays for value in (dtype, 16)]
-        options = shape(8192, 132).options
-        made: Any = function.warmup(16, 8192, *given, **options, grid=(1,))  # type: ignore[attr-defined]
+        made: Any = function.warmup(16, 16, *given, **divided.options, grid=(1,))  # type: ignore[attr-defined]
         found[name] = made.asm["ptx"]
     return found
 
 
 @pytest.mark.usefixtures("hopper")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["lif", "learnt", "adaptive"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("lif", torch.float64), ("learnt", torch.float32), ("adaptive", torch.float32)],
+)
 def test_no_instruction_rounds_otherwise_than_torch(name: str, dtype: torch.dtype) -> None:
     found = assembly(definition(name, dtype))
 
@@ -67,6 +68,14 @@ def test_no_instruction_rounds_otherwise_than_torch(name: str, dtype: torch.dtyp
     assert not [match for text in found.values() for match in FUSED.findall(text)]
     bits = str(dtype)[-2:]
     assert f"mul.rn.f{bits}" in found["forward"]
+
+
+@pytest.mark.usefixtures("hopper")
+def test_few_elements_are_read_far_ahead() -> None:
+    found = assembly(definition("lif"), shape(8192, 132))
+
+    assert all(text.count("cp.async.ca") >= 15 for text in found.values())
+    assert not [match for text in found.values() for match in FUSED.findall(text)]
 
 
 @pytest.mark.usefixtures("hopper")
@@ -171,7 +180,7 @@ def test_a_damaged_module_is_written_again(monkeypatch: pytest.MonkeyPatch, tmp_
     assert modules.module("answer = 42").answer == 42
 
 
-def test_few_elements_are_read_far_ahead() -> None:
+def test_the_fewer_elements_the_more_steps_ahead() -> None:
     small, medium, large = (shape(width, 132) for width in (8192, 2**18, 2**24))
 
     assert small == (32, 16)

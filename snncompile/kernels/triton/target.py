@@ -46,6 +46,9 @@ class Shape(NamedTuple):
         return {"BLOCK": self.block, "STAGES": self.stages, "num_warps": warps, **OPTIONS}
 
 
+LARGEST = Shape(_LARGEST_BLOCK, 1)
+
+
 def shape(width: int, multiprocessors: int) -> Shape:
     """Large programs, but some for every multiprocessor; the fewer elements, the more steps ahead.
 
@@ -99,7 +102,7 @@ def _warm_up(functions: Sequence[Function], printed: Source) -> None:
     for function, arrays in zip(functions, printed.arrays.values(), strict=True):
         given = [value for dtype in arrays for value in (dtype, 16)]
         try:
-            function.warmup(16, 16, *given, **Shape(_LARGEST_BLOCK, 1).options, grid=(1,))  # type: ignore[attr-defined]
+            function.warmup(16, 16, *given, **LARGEST.options, grid=(1,))  # type: ignore[attr-defined]
         except Exception as error:  # whatever a compiler that is not ours raises
             raise BuildError(f"Triton failed: {error}") from error
 
