@@ -45,8 +45,8 @@ _lock = threading.Lock()
 class FusedScan:
     """Scans of one neuron by kernels, which are generated and compiled at first use.
 
-    Spikes and states are bit-equal to those of the loop over time. In the backward pass denormal
-    numbers count as 0.
+    Spikes and states are bit-equal to those of the loop over time on the same device. In the
+    backward pass on the CPU denormal numbers count as 0.
 
     Attributes:
         neuron: One of `snncompile.ir.neurons`, or any function of that form.
