@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snncompile.kernels import build, c
+from snncompile.kernels.cpu import Cpu
 from snncompile.kernels.layout import Layout
 from snncompile.kernels.pages import request_large_pages
-from snncompile.kernels.preamble import CHUNK
 from snncompile.kernels.step import Definition, trace
 from snncompile.kernels.sweep import Sweeps, sweeps
-from snncompile.kernels.threads import Array, Division, Function, division, run
+from snncompile.kernels.target import Launch, Target
+from snncompile.kernels.threads import Array, Function
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Kernel:
         key: A digest of all that the kernel is; the same in every process.
         sweeps: What they compute.
         functions: The compiled ones, ``forward`` and perhaps ``backward``.
+        target: Where they run.
     """
 
     key: str
     sweeps: Sweeps
     functions: tuple[Function, ...]
+    target: Target
 
     def outputs(self, layout: Layout, like: Tensor) -> list[Tensor]:
         """New tensors: the wanted results, the final states, what is saved for the sweep back."""
@@ -54,7 +56,9 @@ class Kernel:
                 for i, output in enumerate(outputs)
             ),
         ]
-        run(self.functions[0], layout.size, division(*layout.size), arrays)
+        self.target.launch(layout, current, self.sweeps.definition.dtype).run(
+            self.functions[0], arrays
+        )
         return outputs
 
     def kept(
@@ -111,17 +115,18 @@ class Kernel:
         """
         definition = self.sweeps.definition
         like = next(tensor for tensor in (*kept, *gradients) if tensor is not None)
-        rows = _Rows(like, definition.dtype, division(*layout.size))
+        launch = self.target.launch(layout, like, definition.dtype)
         found = self.derivatives(layout, settings, like)
-        totals = self._totals(layout, rows)
+        pairs = zip(definition.scalars, definition.needs[2], strict=True)
+        totals = [launch.total(one=one) for one, need in pairs if need]
         arrays = [
             *self._kept(kept, layout),
             *self._settings(settings, layout),
-            *self._gradients(gradients, layout, rows),
-            *self._carried(found, layout, rows),
-            *(array for _, row in totals for array in row),
+            *self._gradients(gradients, launch),
+            *self._carried(found, launch),
+            *(array for _, parts in totals for array in parts),
         ]
-        run(self.functions[1], layout.size, rows.divided, arrays)
+        launch.run(self.functions[1], arrays)
         for (total, _), result in zip(totals, found[len(found) - len(totals) :], strict=True):
             result.copy_(_summed(total, result.shape))
         return found
@@ -138,57 +143,25 @@ class Kernel:
             yield Array(setting if one else layout.flat(setting))
 
     def _gradients(
-        self, gradients: Sequence[Tensor | None], layout: Layout, rows: "_Rows"
-    ) -> Iterable[Array]:
+        self, gradients: Sequence[Tensor | None], launch: Launch
+    ) -> Iterable[Array | None]:
         """Gradients that flow in: of the wanted results, then of the final states."""
         for i, gradient in enumerate(gradients):
             if gradient is None:
-                yield rows.zeros()
+                yield launch.zeros()
             elif i < len(self.sweeps.definition.wanted):
-                yield _sequence(gradient, layout)
+                yield _sequence(gradient, launch.layout)
             else:
-                yield Array(layout.flat(gradient))
+                yield Array(launch.layout.flat(gradient))
 
-    def _carried(
-        self, derivatives: Sequence[Tensor], layout: Layout, rows: "_Rows"
-    ) -> Iterable[Array]:
+    def _carried(self, derivatives: Sequence[Tensor], launch: Launch) -> Iterable[Array | None]:
         """Gradients of the states, which the sweep carries from step to step; of the current."""
         current, states, _ = self.sweeps.definition.needs
         waiting = iter(derivatives[current:])
         for need in states:
-            yield Array(next(waiting)) if need else rows.scratch()
+            yield Array(next(waiting)) if need else launch.scratch()
         if current:
-            yield Array(_fresh(derivatives[0]), layout.width)
-
-    def _totals(self, layout: Layout, rows: "_Rows") -> list[tuple[Tensor, list[Array]]]:
-        """Where gradients of settings are summed: one an element, or one a chunk for a scalar."""
-        definition = self.sweeps.definition
-        found: list[tuple[Tensor, list[Array]]] = []
-        for one, need in zip(definition.scalars, definition.needs[2], strict=True):
-            if need and one:
-                total = rows.like.new_empty(-(-layout.width // CHUNK), dtype=torch.float64)
-                found.append((total, [rows.scratch(torch.float64), Array(total)]))
-            elif need:
-                total = layout.empty(rows.like, torch.float64, steps=False)
-                found.append((total, [Array(total)]))
-        return found
-
-
-@dataclass
-class _Rows:
-    """Memory that blocks share: a row of zeros, and rows that one worker reuses for its blocks."""
-
-    like: Tensor
-    dtype: torch.dtype
-    divided: Division
-
-    def zeros(self) -> Array:
-        return Array(self.like.new_zeros(self.divided.block, dtype=self.dtype), own=False)
-
-    def scratch(self, dtype: torch.dtype | None = None) -> Array:
-        shape = (self.divided.workers, self.divided.block)
-        row = self.like.new_empty(shape, dtype=dtype or self.dtype)
-        return Array(row, own=False, rows=self.divided.workers)
+            yield Array(_fresh(derivatives[0]), launch.layout.width)
 
 
 def _sequence(sequence: Tensor, layout: Layout) -> Array:
@@ -206,20 +179,21 @@ def _summed(total: Tensor, shape: torch.Size) -> Tensor:
     return total.sum().reshape(shape) if shape.numel() == 1 else total.sum_to_size(shape)
 
 
-def generate(definition: Definition) -> Kernel:
+def generate(definition: Definition, target: Target | None = None) -> Kernel:
     """Trace, part, print, compile.
+
+    Args:
+        definition: Of the neuron.
+        target: The CPU, if it is None.
 
     Raises:
         NotElementwiseError: The neuron is no elementwise arithmetic of fixed rounding.
         BuildError: This machine cannot compile it.
     """
+    target = target or Cpu()
     parted = sweeps(definition, trace(definition))
-    source = c.source(parted)
+    source, functions = target.build(parted)
     shape = (definition.states, definition.scalars, definition.wanted, definition.differentiable)
-    digest = hashlib.sha256(f"{shape} {definition.dtype} {source}".encode()).hexdigest()
-    library = build.library(source)
-    names = ("forward", "backward") if parted.step.gradients else ("forward",)
-    functions = [getattr(library, name) for name in names]
-    for function in functions:
-        function.restype = None
-    return Kernel(digest[:32], parted, tuple(functions))
+    identity = f"{target.name} {definition.device} {shape} {definition.dtype} {source}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()
+    return Kernel(digest[:32], parted, functions, target)

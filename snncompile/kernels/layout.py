@@ -55,5 +55,5 @@ def layout_of(sequence: Tensor) -> Layout:
     strides = sequence.stride()[1:]
     usual = tuple(range(len(strides)))
     order = tuple(sorted(usual, key=lambda axis: -strides[axis]))
-    dense = sequence[0].permute(order).is_contiguous()
+    dense = sequence.select(0, 0).permute(order).is_contiguous()
     return Layout(tuple(sequence.shape), order if dense else usual)

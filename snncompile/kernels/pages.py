@@ -23,11 +23,11 @@ def request_large_pages(tensor: Tensor) -> None:
     """Have a tensor that nothing was written to yet lie on large pages, if it is large itself.
 
     Args:
-        tensor: On the CPU. Nothing happens where the system knows no such request.
+        tensor: Nothing happens if it is not on the CPU, or where the system knows no such request.
     """
     size = tensor.numel() * tensor.element_size()
     advise = _madvise()
-    if size < _ALWAYS_FRESH or advise is None:
+    if size < _ALWAYS_FRESH or not tensor.is_cpu or advise is None:
         return
     start = tensor.data_ptr()
     first = -(-start // _LARGE) * _LARGE

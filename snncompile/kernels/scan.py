@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,17 +12,24 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from snncompile.kernels.build import BuildError
+from snncompile.kernels.cpu import Cpu
 from snncompile.kernels.kernel import generate
 from snncompile.kernels.operators import neuron_scan, register
 from snncompile.kernels.settings import Settings, identity
 from snncompile.kernels.step import Definition, NotElementwiseError
+from snncompile.kernels.target import Target
 from snncompile.kernels.tracing import while_tracing
+from snncompile.kernels.triton.target import Gpu
 
 Results = tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]
 
 SWITCH = "SNNCOMPILE_KERNELS"
-"""The environment variable that, set to "off", has every scan run as a loop in torch."""
+"""The environment variable that, set to "off", has every scan run as a loop in torch.
 
+Set to "triton" it has kernels printed for Triton on every device, for tests in its interpreter."""
+
+TARGETS: Mapping[str, Target] = {"cpu": Cpu(), "cuda": Gpu()}
+"""By the type of the device that tensors are on."""
 
 _keys: dict[Hashable, str] = {}
 _lock = threading.Lock()
@@ -32,8 +39,8 @@ _lock = threading.Lock()
 class FusedScan:
     """Scans of one neuron by kernels, which are generated and compiled at first use.
 
-    Spikes and states are bit-equal to those of the loop over time. In the backward pass denormal
-    numbers count as 0.
+    Spikes and states are bit-equal to those of the loop over time on the same device. In the
+    backward pass on the CPU denormal numbers count as 0.
 
     Attributes:
         neuron: One of `snncompile.ir.neurons`, or any function of that form.
@@ -61,8 +68,8 @@ class FusedScan:
         Returns:
             For every result its sequence [T, N, ...], or None where it is not wanted, and the
             states after the last step; None if there is no kernel for this: the neuron is not
-            elementwise arithmetic of fixed rounding, a tensor is not on the CPU or not all of
-            them are of one dtype (float32 or float64), there is no compiler, or
+            elementwise arithmetic of fixed rounding, not all tensors are of one dtype (float32
+            or float64) and on one device (the CPU or a GPU of CUDA's), there is no compiler, or
             SNNCOMPILE_KERNELS is "off".
         """
         if not _fit(current, states, tensors):
@@ -74,6 +81,7 @@ class FusedScan:
             current.dtype,
             tuple(wanted),
             tuple(grad and operand.requires_grad for operand in operands),
+            current.device.type,
         )
         if not key:
             return None
@@ -89,22 +97,27 @@ class FusedScan:
         dtype: torch.dtype,
         wanted: tuple[int, ...],
         differentiable: tuple[bool, ...],
+        device: str,
     ) -> str:
         """The key of a kernel, generated when it is new; "" where there can be none."""
-        if os.environ.get(SWITCH) == "off":
+        switch = os.environ.get(SWITCH)
+        if switch == "off":
             return ""
+        target = TARGETS["cuda" if switch == "triton" else device]
         states = len(differentiable) - len(scalars) - 1
-        shape = (states, scalars, dtype, wanted, differentiable)
-        known = (self.neuron, identity(self.settings), *shape)
+        shape = (states, scalars, dtype, wanted, differentiable, device)
+        known = (target.name, self.neuron, identity(self.settings), *shape)
         with _lock:
             if known not in _keys:
-                _keys[known] = _generated(Definition(self.neuron, self.settings, *shape))
+                _keys[known] = _generated(Definition(self.neuron, self.settings, *shape), target)
             return _keys[known]
 
 
 def _fit(current: Tensor, states: tuple[Tensor, ...], settings: Sequence[Tensor]) -> bool:
-    """Whether all tensors are such as kernels take: plain, on the CPU, of one dtype."""
+    """Whether all tensors are such as kernels take: plain, on one device, of one dtype."""
     if current.dtype not in (torch.float32, torch.float64) or current.dim() < 1:
+        return False
+    if current.device.type not in TARGETS:
         return False
     shape = current.shape[1:]
     return (
@@ -126,7 +139,7 @@ def _is_transformed() -> bool:
 
 def _is_plain(tensor: Tensor, current: Tensor) -> bool:
     known = type(tensor) in (Tensor, torch.nn.Parameter, FakeTensor)
-    same = tensor.dtype == current.dtype and tensor.device.type == "cpu"
+    same = tensor.dtype == current.dtype and tensor.device == current.device
     return known and same and tensor.layout == torch.strided
 
 
@@ -137,9 +150,9 @@ def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
     return all(size in (1, full) for size, full in pairs)
 
 
-def _generated(definition: Definition) -> str:
+def _generated(definition: Definition, target: Target) -> str:
     try:
-        return register(generate(definition))
+        return register(generate(definition, target))
     except NotElementwiseError:
         return ""
     except BuildError as error:

@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 
+from snncompile.kernels.rounding import round_as_on
 from snncompile.kernels.settings import Settings, fill
 
 
@@ -31,6 +32,7 @@ class Definition:
         dtype: Of all tensors.
         wanted: Which results are kept at every step: 0 is the output, then the states.
         differentiable: Which of the current, the states and the tensor settings need a gradient.
+        device: The type of the device whose rounding is that of the kernel.
     """
 
     neuron: Callable[..., tuple[Tensor, ...]]
@@ -40,6 +42,7 @@ class Definition:
     dtype: torch.dtype
     wanted: tuple[int, ...]
     differentiable: tuple[bool, ...]
+    device: str = "cpu"
 
     @property
     def needs(self) -> tuple[bool, tuple[bool, ...], tuple[bool, ...]]:
@@ -92,6 +95,7 @@ def trace(definition: Definition) -> Step:
                 carrying = _carrying(definition, ones)
         except Exception as error:  # a neuron is a user's code, which may raise anything
             raise NotElementwiseError(f"its function cannot be traced: {error}") from error
+        round_as_on(definition.device, traced.graph, definition.dtype)
     results, derivatives = _ends(traced.graph, definition)
     placeholders = tuple(traced.graph.find_nodes(op="placeholder"))
     operands, gradients = placeholders[:count], placeholders[count:]

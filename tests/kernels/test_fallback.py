@@ -48,9 +48,12 @@ def test_the_switch_turns_kernels_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert no_kernel(neurons.lif, torch.rand(4, 3), torch.zeros(3), **LIF)
 
 
-def test_spikes_that_hang_on_exp_run_as_a_loop() -> None:
+@pytest.mark.parametrize("rough", [torch.exp, torch.tanh, torch.sqrt])
+def test_spikes_that_hang_on_rough_functions_run_as_a_loop(
+    rough: Callable[[Tensor], Tensor],
+) -> None:
     def neuron(current: Tensor, membrane: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.exp(current), membrane
+        return rough(current), membrane
 
     assert no_kernel(neuron, torch.rand(4, 3), torch.zeros(3))
 

@@ -100,7 +100,7 @@ class Operation(NamedTuple):
 UNARY: list[Callable[[Tensor], Tensor]] = [
     torch.neg, torch.abs, torch.relu, torch.square, torch.floor, torch.sign, Tensor.detach,
     lambda x: x**3, lambda x: x.clamp(-0.5, 1.5), lambda x: x.clamp(min=0.25), lambda x: 1 - x,
-    lambda x: (x.abs() + 0.5).sqrt(), lambda x: x / 3, lambda x: 0.3 * x, lambda x: x - 0.7,
+    lambda x: x / 3, lambda x: 0.3 * x, lambda x: x - 0.7,
     lambda x: 1 / (1 + x.abs()), lambda x: x.masked_fill(x < 0, 0.5), torch.round, torch.ones_like,
     lambda x: fire(x - 0.5, Surrogate("sigmoid", (4.0,)), strict=True),
 ]  # fmt: skip
