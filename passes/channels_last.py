@@ -43,7 +43,7 @@ Architectures. SC 2018, arXiv:1808.05567, on why convolutions vectorise over cha
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import fx, nn
@@ -52,7 +52,7 @@ from snncompile.ir.layers import layer_class
 from snncompile.ir.program import Program
 from snncompile.rewrite import Keeps, Pass
 
-_OPTIONS = {"memory_format": torch.channels_last}
+_OPTIONS: dict[str, Any] = {"memory_format": torch.channels_last}
 
 
 @dataclass(frozen=True)
