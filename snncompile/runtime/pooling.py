@@ -1,7 +1,7 @@
 """Pooling layers of a tile, by kernels where windows lie side by side."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
@@ -18,6 +18,10 @@ _PLAIN = {
     "divisor_override": None,
 }  # fmt: skip
 """The settings of a layer whose windows neither overlap nor reach over the border."""
+
+
+WORTH_A_KERNEL = 2**17
+"""Elements from which on a kernel saves more than what calling a custom operator costs."""
 
 
 def pooling(
@@ -58,7 +62,7 @@ def pooled_layer(
     window = _window(kind, settings.kernel_size, settings.stride)
     plain = all(getattr(layer, name, value) == value for name, value in _PLAIN.items())
     seen = forward is None and (settings._forward_hooks or settings._forward_pre_hooks)
-    if window is not None and plain and not seen and fits(x, window):
+    if window is not None and plain and not seen and _pays(x) and fits(x, window):
         return pool(x, window)
     result: Tensor = layer(x) if forward is None else forward(layer, x)
     return result
@@ -66,7 +70,13 @@ def pooled_layer(
 
 def pooled(function: Callable[..., Tensor], window: Window, x: Tensor) -> Tensor:
     """A function's result over windows that lie side by side."""
-    return pool(x, window) if fits(x, window) else function(x, (window.height, window.width))
+    if _pays(x) and fits(x, window):
+        return pool(x, window)
+    return function(x, (window.height, window.width))
+
+
+def _pays(x: Tensor) -> bool:
+    return x.numel() >= WORTH_A_KERNEL
 
 
 def _window(kind: Kind, size: Any = None, stride: Any = None, *others: Any) -> Window | None:  # noqa: ANN401
@@ -78,6 +88,8 @@ def _window(kind: Kind, size: Any = None, stride: Any = None, *others: Any) -> W
 
 def _pair(size: Any) -> tuple[int, int] | None:  # noqa: ANN401
     """Rows and columns, of one number or two; None if they are no numbers."""
-    pair: Any = size if is_tuple(size) or isinstance(size, list) else (size, size)
+    pair = (
+        cast("tuple[Any, ...]", size) if is_tuple(size) or isinstance(size, list) else (size, size)
+    )
     height, width = pair[0], pair[-1]
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None

@@ -140,7 +140,7 @@ def test_what_kernels_do_not_take(x: Tensor) -> None:
     ids=repr,
 )
 def test_a_layer_of_any_settings_is_what_it_was(layer: nn.MaxPool2d | nn.AvgPool2d) -> None:
-    x = torch.randn(2, 3, 7, 7)
+    x = torch.randn(64, 64, 7, 7)
     kind: Kind = "max" if isinstance(layer, nn.MaxPool2d) else "mean"
 
     found = pooled_layer(layer, None, kind, x)
@@ -153,6 +153,6 @@ def test_hooks_of_a_layer_run() -> None:
     seen: list[int] = []
     layer.register_forward_hook(lambda *_: seen.append(1))
 
-    pooled_layer(layer, None, "max", torch.randn(2, 3, 4, 4))
+    pooled_layer(layer, None, "max", torch.randn(64, 128, 4, 4))
 
     assert seen == [1]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from snncompile.ir.program import Program
+from snncompile.runtime import pooling
 from snncompile.runtime.schedule import Runner
 from tests.programs import Step
 from tests.runtime.plain_loop import plain_loop
@@ -23,6 +24,12 @@ def by_layer(layer: nn.Module) -> Program:
 def by_function(*arguments: object) -> Program:
     step = Step(nn.Module())
     return step.program(step.call(functional.max_pool2d, step.input("x", 3, 6, 6), *arguments))
+
+
+@pytest.fixture(autouse=True)
+def however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels pool maps of any size here."""
+    monkeypatch.setattr(pooling, "WORTH_A_KERNEL", 1)
 
 
 PROGRAMS = {
