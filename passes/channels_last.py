@@ -30,7 +30,7 @@ After::
     next    %lif_membrane <- %membrane
     output  out0 = stack(%spikes)
 
-A convolution of 3 x 32 x 32 images with BatchNorm trains about 1.4 times as fast on a CPU. Run
+A convolution of 3 x 32 x 32 images with BatchNorm trains about 1.2 times as fast on a CPU. Run
 this pass last: passes that look for a neuron right before a convolution do not look through it.
 Transposed convolutions stay as they are.
 
