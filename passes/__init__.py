@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from snncompile.errors import InputError
 from snncompile.passes.binarize import Binarize
+from snncompile.passes.channels_last import ChannelsLast
 from snncompile.passes.deploy import Deploy
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
 from snncompile.passes.multi_precision import MultiPrecision
@@ -29,6 +30,7 @@ PASSES: tuple[type[Pass], ...] = (
     Binarize,
     MultiPrecision,
     Deploy,
+    ChannelsLast,
 )
 """Every pass."""
 

@@ -95,8 +95,8 @@ class Symbols:
         return self._names.setdefault(symbol[0], fresh)
 
 
-def dtype(value: torch.dtype) -> str:
-    """``float32``."""
+def dtype(value: torch.dtype | torch.memory_format) -> str:
+    """``float32``, ``channels_last``."""
     return str(value).removeprefix("torch.")
 
 
@@ -199,7 +199,7 @@ class Spelling:
         if isinstance(value, Tensor):
             single = value.numel() == 1
             return f"tensor({self(value.item())})" if single else f"tensor{list(value.shape)}"
-        if isinstance(value, torch.dtype):
+        if isinstance(value, (torch.dtype, torch.memory_format)):
             return dtype(value)
         if isinstance(value, int | float | str | None):
             return plain(value)

@@ -5,15 +5,14 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from snncompile.kernels.build import BuildError
 from snncompile.kernels.cpu import Cpu
 from snncompile.kernels.kernel import generate
+from snncompile.kernels.operands import SWITCH, is_strided, is_transformed
 from snncompile.kernels.operators import neuron_scan, register
 from snncompile.kernels.settings import Settings, identity
 from snncompile.kernels.step import Definition, NotElementwiseError
@@ -23,16 +22,11 @@ from snncompile.kernels.triton.target import Gpu
 
 Results = tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]
 
-SWITCH = "SNNCOMPILE_KERNELS"
-"""The environment variable that, set to "off", has every scan run as a loop in torch.
-
-Set to "triton" it has kernels printed for Triton on every device, for tests in its interpreter."""
-
 TARGETS: Mapping[str, Target] = {"cpu": Cpu(), "cuda": Gpu()}
 """By the type of the device that tensors are on."""
 
 _keys: dict[Hashable, str] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,25 +116,16 @@ def _fit(current: Tensor, states: tuple[Tensor, ...], settings: Sequence[Tensor]
     shape = current.shape[1:]
     return (
         current.shape[0] > 0
-        and not _is_transformed()
-        and all(_is_plain(tensor, current) for tensor in (current, *states, *settings))
+        and not is_transformed()
+        and all(_is_like(tensor, current) for tensor in (current, *states, *settings))
         and all(state.shape == shape for state in states)
         and all(_broadcasts(setting.shape, shape) for setting in settings)
     )
 
 
-def _is_transformed() -> bool:
-    """Whether torch.func (vmap, grad, ...) is at work, which kernels know nothing of."""
-    if torch.compiler.is_compiling():
-        return False
-    functions: Any = cast("Any", torch)._C._functorch
-    return functions.maybe_current_level() is not None
-
-
-def _is_plain(tensor: Tensor, current: Tensor) -> bool:
-    known = type(tensor) in (Tensor, torch.nn.Parameter, FakeTensor)
+def _is_like(tensor: Tensor, current: Tensor) -> bool:
     same = tensor.dtype == current.dtype and tensor.device == current.device
-    return known and same and tensor.layout == torch.strided
+    return same and is_strided(tensor)
 
 
 def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:

@@ -57,6 +57,12 @@ def division(steps: int, width: int) -> Division:
     return Division(block, blocks, max(1, min(workers, blocks)))
 
 
+def rows(count: int, width: int) -> Division:
+    """Divide rows of some elements each, of which nothing is shared, among those threads."""
+    workers = min(torch.get_num_threads(), count, count * width // _WORTH_A_THREAD)
+    return Division(1, count, max(1, workers))
+
+
 def run(
     function: Function, size: tuple[int, int], divided: Division, arrays: Sequence[Array]
 ) -> None:

@@ -6,6 +6,7 @@ only. Invariant values come in from outside, computed once a call, and are repea
 folded call needs one row for every step.
 """
 
+from collections.abc import Callable
 from operator import getitem, mul
 from typing import Any
 
@@ -21,6 +22,7 @@ from snncompile.kernels.settings import split
 from snncompile.runtime.chunk import AnchoredLoop, Chunk
 from snncompile.runtime.code import ROOT, compile_graph
 from snncompile.runtime.observe import operands, results
+from snncompile.runtime.pooling import pooling
 from snncompile.runtime.region import Region, Regions, step_graph
 from snncompile.runtime.scan import NeuronScan, loop
 from snncompile.runtime.sequence import delayed, fold, last, repeated, unfold
@@ -130,11 +132,21 @@ class _TileWriter:
             return self.invariant[source] if fixed else self._fold(source)
 
         operands = {source: operand(source) for source in node.all_input_nodes}
+        if (kernel := pooling(self.program, node)) is not None:
+            self._pool(node, *kernel, operands[node.all_input_nodes[0]])
+            return
         longer = self._longer(node, operands) if is_reshape(node) else None
         copied = self.graph.node_copy(node, operands.__getitem__)
         if longer is not None:
             copied.args = (copied.args[0], longer)
         self.folded[node] = copied
+
+    def _pool(
+        self, node: fx.Node, function: Callable[..., Any], options: tuple[Any, ...], value: fx.Node
+    ) -> None:
+        """A pooling by kernels; a layer is handed on, for its settings may change."""
+        layer = [self.graph.get_attr(str(node.target))] if node.op == "call_module" else []
+        self.folded[node] = self._call(function, *layer, *options, value, name=node.name)
 
     def _longer(self, node: fx.Node, operands: dict[fx.Node, fx.Node]) -> tuple[Any, ...]:
         """The shape of a reshape when there are `steps` times as many rows."""

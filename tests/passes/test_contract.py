@@ -120,6 +120,7 @@ EXAMPLES: dict[str, Callable[[], Program]] = {
     "multi-precision": fed,
     "deploy": binary,
     "one-step": on_a_map,
+    "channels-last": on_a_map,
     "parallel": lambda: feedforward((8, 16)),
     "single-spike": masked,
 }
