@@ -11,7 +11,6 @@ The sums have the order of the neurons, that of a dense product is the library's
 differ in rounding, as they do between a product of one step and one of many.
 """
 
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from snncompile.kernels.settings import fill
+from snncompile.runtime.events import has_hooks, one_step
 from snncompile.runtime.scan import NeuronScan
 from snncompile.runtime.single_spike import States, first_spikes, written
 
@@ -78,19 +78,12 @@ def weighed(layer: nn.Linear, spikes: Tensor, times: Tensor | None) -> Tensor:
     Returns:
         Its output with the steps folded into the batch, [T * N, M'].
     """
-    if times is None or _has_hooks(layer):
+    if times is None or has_hooks(layer):
         dense = spikes if times is None else spikes * 0 + written(times, spikes)
-        plain = type(layer).forward is nn.Linear.forward
-        return (layer if plain else partial(nn.Linear.forward, layer))(dense.flatten(0, 1))
+        return one_step(layer, dense.flatten(0, 1))
     folded = cast("Tensor", _Weighed.apply(spikes, times, layer.weight))  # type: ignore[no-untyped-call]
     bias = cast("Tensor | None", layer.bias)
     return folded if bias is None else folded + bias
-
-
-def _has_hooks(layer: nn.Module) -> bool:
-    """Whether something watches the layer's calls, and wants to see spikes."""
-    watched = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(layer, name) for name in watched)
 
 
 class _Weighed(torch.autograd.Function):

@@ -1,0 +1,44 @@
+"""What a synapse carries that may add up events: which way it went, and what it saw."""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakValueDictionary
+
+_numbers = itertools.count()
+_known: "WeakValueDictionary[int, Events]" = WeakValueDictionary()
+
+
+@dataclass(eq=False)
+class Events:
+    """How a synapse ran last; written while it runs, no value depends on it.
+
+    Attributes:
+        below: Events are added up where at most this share of the inputs is active; None leaves
+            it to a measurement which way is faster.
+        rate: Which share was active, in a sample of the last call; None before the first one and
+            where the inputs were not all 0 or one other number.
+        by_events: Whether the last call added up events, rather than multiply.
+        number: Its own.
+    """
+
+    below: float | None = None
+    rate: float | None = None
+    by_events: bool = False
+    number: int = field(default_factory=lambda: next(_numbers), repr=False)
+
+    def __post_init__(self) -> None:
+        _known[self.number] = self
+
+    def saw(self, rate: float | None, *, by_events: bool) -> None:
+        """Take down what a call saw and did."""
+        self.rate, self.by_events = rate, by_events
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Events":
+        """A copied synapse reports for itself."""
+        return Events(self.below)
+
+
+def numbered(number: int) -> Events | None:
+    """The one with a number; None where there is none any more."""
+    return _known.get(number)

@@ -1,0 +1,58 @@
+"""Synapses that add up events: what a layer runs as where the pass `event-driven` marked it."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from snncompile.ir.events import Events
+from snncompile.kernels.event_operators import event_linear
+
+_WATCHED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def by_events(layer: nn.Linear, spikes: Tensor, events: Events) -> Tensor:
+    """What a Linear makes of spikes.
+
+    Args:
+        layer: The Linear; of a library's layers, which may take whole sequences, one step.
+        spikes: [R, ..., M]. Any values are right.
+        events: How to choose, and where to report.
+
+    Returns:
+        [R, ..., M']. The dense product where there is no kernel: for other dtypes and devices,
+        under autocast and torch.func, without a compiler, and where hooks watch the layer.
+    """
+    weight, bias = layer.weight, cast("Tensor | None", layer.bias)
+    if not _fit(spikes, weight) or has_hooks(layer):
+        return one_step(layer, spikes)
+    rows = spikes.reshape(-1, spikes.shape[-1])
+    out: Tensor = event_linear(rows, weight, bias, events.below, events.number)[0]
+    return out.view(*spikes.shape[:-1], len(weight))
+
+
+def one_step(layer: nn.Linear, spikes: Tensor) -> Tensor:
+    """One step of a Linear, whatever its own forward takes."""
+    plain = type(layer).forward is nn.Linear.forward
+    return cast("Tensor", layer(spikes) if plain else nn.Linear.forward(layer, spikes))
+
+
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether something watches the layer's calls, and wants to see spikes."""
+    return any(getattr(layer, name) for name in _WATCHED)
+
+
+def _fit(spikes: Tensor, weight: Tensor) -> bool:
+    """Whether the tensors are such as kernels take: plain, on the CPU, of one dtype."""
+    known = all(type(tensor) in (Tensor, nn.Parameter) for tensor in (spikes, weight))
+    same = spikes.device.type == weight.device.type == "cpu" and spikes.dtype == weight.dtype
+    exact = spikes.dtype in (torch.float32, torch.float64)
+    return known and same and exact and not torch.is_autocast_enabled("cpu") and not _transformed()
+
+
+def _transformed() -> bool:
+    """Whether torch.func (vmap, grad, ...) is at work, which kernels know nothing of."""
+    if torch.compiler.is_compiling():
+        return False
+    functions: Any = cast("Any", torch)._C._functorch
+    return functions.maybe_current_level() is not None
