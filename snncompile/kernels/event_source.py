@@ -28,11 +28,12 @@ typedef real_t vec __attribute__((vector_size(BYTES), aligned(sizeof(real_t)), m
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* How many vectors wide the panel is that begins with so many columns left. */
-static int64_t vectors(int64_t left) {
-  int64_t v = 8;
-  while (v > 1 && v / 2 * LANES >= left) v /= 2;
-  return v;
+/* How many panels there are, which are about equally wide. */
+static int64_t panel_count(int64_t columns) { return (columns + WIDTH - 1) / WIDTH; }
+
+/* Where a panel begins, in columns that are padded to whole vectors. */
+static int64_t begins(int64_t panel, int64_t columns) {
+  return (columns + LANES - 1) / LANES * panel / panel_count(columns) * LANES;
 }
 
 static uint64_t word(const uint8_t *bits, int64_t left) {
@@ -67,7 +68,7 @@ static int64_t count(const uint8_t *bits, int64_t bytes) {
       for (int j = 0; j < v; j++) *(vec *)(sum + j * LANES) = total[j];                   \
     }                                                                                     \
   }
-ADD_ROWS(1) ADD_ROWS(2) ADD_ROWS(4) ADD_ROWS(8)
+ADD_ROWS(1) ADD_ROWS(2) ADD_ROWS(3) ADD_ROWS(4) ADD_ROWS(5) ADD_ROWS(6) ADD_ROWS(7) ADD_ROWS(8)
 
 static const real_t zeros[WIDTH];
 
@@ -76,10 +77,8 @@ static void add_rows(int64_t v, const uint8_t *event, const uint32_t *at, int64_
   const real_t *from = block ? sum : zeros;
   const int64_t step = block ? v * LANES : 0;
   switch (v) {
-    case 1: add_rows1(event, at, items, panel, from, step, sum); break;
-    case 2: add_rows2(event, at, items, panel, from, step, sum); break;
-    case 4: add_rows4(event, at, items, panel, from, step, sum); break;
-    default: add_rows8(event, at, items, panel, from, step, sum);
+#define WIDE(v) case v: add_rows##v(event, at, items, panel, from, step, sum); break;
+    WIDE(1) WIDE(2) WIDE(3) WIDE(4) WIDE(5) WIDE(6) WIDE(7) WIDE(8)
   }
 }
 
@@ -107,11 +106,12 @@ static uint32_t list_inputs(const uint8_t *bits, int64_t rows, int64_t stride, u
   return n;
 }
 
-/* The weight [outputs, inputs], transposed and cut into panels of columns [first, last). */
+/* The weight [outputs, inputs], transposed and cut into the panels [first, last). */
 int panels(int64_t first, int64_t last, const real_t *weight, int64_t outputs, int64_t inputs,
            real_t *to) {
-  for (int64_t n = first; n < last; n += WIDTH) {
-    const int64_t width = vectors(outputs - n) * LANES, used = least(width, outputs - n);
+  for (int64_t p = first; p < last; p++) {
+    const int64_t n = begins(p, outputs), width = begins(p + 1, outputs) - n;
+    const int64_t used = least(width, outputs - n);
     real_t *panel = to + n * inputs;
     for (int64_t k = 0; k < inputs; k += TILE) {
       const int64_t end = least(TILE, inputs - k);
@@ -142,9 +142,9 @@ int forward(int64_t first, int64_t last, const uint8_t *bits, const real_t *pane
     for (int64_t b = 0; b < blocks; b++)
       n = list_rows(bits + r * stride + b * DEPTH / 8, rows, stride,
                     least(DEPTH / 8, stride - b * DEPTH / 8), n, event, at + b * (SPAN + 1));
-    for (int64_t c = 0; c < outputs; c += WIDTH) {
-      const int64_t v = vectors(outputs - c), width = v * LANES;
-      const int64_t used = least(width, outputs - c);
+    for (int64_t p = 0; p < panel_count(outputs); p++) {
+      const int64_t c = begins(p, outputs), width = begins(p + 1, outputs) - c;
+      const int64_t v = width / LANES, used = least(width, outputs - c);
       for (int64_t b = 0; b < blocks; b++)
         add_rows(v, event, at + b * (SPAN + 1), rows,
                  panels + c * inputs + b * DEPTH * width, b, sum);
@@ -170,8 +170,9 @@ int backward(int64_t first, int64_t last, const uint8_t *bits, const real_t *gra
   for (int64_t b = 0; b < blocks && !lacks; b++)
     n = list_inputs(bits + b * DEPTH * stride, least(DEPTH, rows - b * DEPTH), stride, n, event,
                     at + b * (8 * stride + 1));
-  for (int64_t c = first; c < last && !lacks; c += WIDTH) {
-    const int64_t v = vectors(outputs - c), width = v * LANES, used = least(width, outputs - c);
+  for (int64_t p = first; p < last && !lacks; p++) {
+    const int64_t c = begins(p, outputs), width = begins(p + 1, outputs) - c;
+    const int64_t v = width / LANES, used = least(width, outputs - c);
     for (int64_t b = 0; b < blocks; b++) {
       for (int64_t i = 0; i < least(DEPTH, rows - b * DEPTH); i++)
         for (int64_t j = 0; j < width; j++)
@@ -188,9 +189,6 @@ int backward(int64_t first, int64_t last, const uint8_t *bits, const real_t *gra
 }
 
 int64_t active(const uint8_t *bits, int64_t bytes) { return count(bits, bytes); }
-int64_t panel_columns(int64_t outputs) {
-  const int64_t whole = outputs / WIDTH * WIDTH;
-  return outputs == whole ? whole : whole + vectors(outputs - whole) * LANES;
-}
-int64_t panel_width(void) { return WIDTH; }
+int64_t padded(int64_t columns) { return begins(panel_count(columns), columns); }
+int64_t parts(int64_t columns) { return panel_count(columns); }
 """

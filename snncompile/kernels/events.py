@@ -40,12 +40,10 @@ def product(packed: Packed, weight: Tensor, bias: Tensor | None) -> Tensor:
     library: Any = functions(SOURCE, weight.dtype)
     weight = weight.contiguous()
     (outputs, inputs), rows = weight.shape, len(packed.bits)
-    library.panel_columns.restype = ctypes.c_int64
-    columns = library.panel_columns(ctypes.c_int64(outputs))
-    panels = weight.new_empty(columns * inputs)
+    panels = weight.new_empty(_number_of(library.padded, outputs) * inputs)
     sizes = [ctypes.c_int64(size) for size in (outputs, inputs)]
     given = (pointer(weight), *sizes, pointer(panels))
-    share(library.panels, outputs, library.panel_width(), given, worth(weight.numel()))
+    share(library.panels, _number_of(library.parts, outputs), 1, given, worth(weight.numel()))
     offset = weight.new_zeros(outputs) if bias is None else bias.contiguous()
     out = weight.new_empty(rows, outputs)
     size = _number(packed.size, weight.dtype)
@@ -72,15 +70,20 @@ def weight_gradient(packed: Packed, gradient: Tensor, inputs: int) -> Tensor:
     sizes = (ctypes.c_int64(size) for size in (rows, outputs, inputs))
     size = _number(packed.size, gradient.dtype)
     given = (pointer(packed.bits), pointer(gradient), size, *sizes, pointer(out))
-    share(library.backward, outputs, library.panel_width(), given, worth(rows * outputs))
+    share(library.backward, _number_of(library.parts, outputs), 1, given, worth(rows * outputs))
     return out
 
 
 def active(bits: Tensor) -> int:
     """How many ones there are among bits; a kernel has made them."""
     library: Any = functions(SOURCE, torch.float32)
-    library.active.restype = ctypes.c_int64
-    return int(library.active(pointer(bits), ctypes.c_int64(bits.numel())))
+    return _number_of(library.active, pointer(bits), bits.numel())
+
+
+def _number_of(function: Any, *arguments: Any) -> int:  # noqa: ANN401
+    """What a function of C returns as int64_t; numbers it takes are such too."""
+    function.restype = ctypes.c_int64
+    return int(function(*(ctypes.c_int64(a) if isinstance(a, int) else a for a in arguments)))
 
 
 def _number(value: float, dtype: torch.dtype) -> ctypes.c_float | ctypes.c_double:

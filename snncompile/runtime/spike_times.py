@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from snncompile.kernels.settings import fill
+from snncompile.ir.single_spike import single_spike
+from snncompile.kernels.scan import FusedScan
+from snncompile.kernels.settings import Settings, fill
 from snncompile.runtime.events import has_hooks, one_step
 from snncompile.runtime.scan import NeuronScan
 from snncompile.runtime.single_spike import States, first_spikes, written
@@ -49,6 +51,10 @@ def scan_times(
     """
     if len(current) < LEAST_STEPS or torch.is_autocast_enabled(current.device.type):
         return (*neuron(current, states, tensors, (0,)), None)
+    if not dense and not torch.is_grad_enabled():
+        waited = _first_times(neuron.settings, current, states, tensors)
+        if waited is not None:
+            return (current.new_zeros(()).expand_as(current), None, None, None), *waited
     fused = neuron.fused(current, states, tensors, (0,))
     if fused is not None and fused[0][0] is not None:
         return (*fused, _times(fused[0][0], states[1], fused[1][1]))
@@ -56,6 +62,35 @@ def scan_times(
     if found is None:
         return (*neuron(current, states, tensors, (0,)), None)
     return (found.spikes, None, None, None), found.states, found.times
+
+
+def _waiting(
+    current: Tensor,
+    membrane: Tensor,
+    fired: Tensor,
+    elapsed: Tensor,
+    waited: Tensor,
+    **settings: Any,  # noqa: ANN401
+) -> tuple[Tensor, ...]:
+    """A single-spike neuron with a further state: the steps at which it had not fired yet."""
+    results = single_spike(current, membrane, fired, elapsed, **settings)
+    return *results, waited + (1 - results[2])
+
+
+def _first_times(
+    settings: Settings, current: Tensor, states: States, tensors: tuple[Tensor, ...]
+) -> tuple[States, Tensor] | None:
+    """The states after the last step, and the spike times; None where there is no kernel.
+
+    The kernel reads the currents and writes nothing of their length. The time of a spike is the
+    number of steps before it, which every dtype of a kernel holds.
+    """
+    started = torch.zeros_like(states[0])
+    found = FusedScan(_waiting, settings)(current, (*states, started), tensors, ())
+    if found is None:
+        return None
+    *after, waited = found[1]
+    return tuple(after), torch.where(states[1] > 0, len(current), waited.long())
 
 
 @torch.no_grad()
