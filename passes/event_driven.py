@@ -41,12 +41,15 @@ After::
 
 Marked are layers that read spikes, or spikes of one size behind reshapes, pooling by a maximum and
 dropout, and those that read an input of the network, which may be events. What a marked layer does
-is decided at every call, forward and backward by itself: it looks at a sample of its inputs, and
+is decided call by call, forward and backward by itself: it looks at a sample of its inputs, and
 adds up events where that is expected to be faster than the dense product, by times measured at the
-first calls. ``EventDriven(below=0.1)`` decides by the share of active inputs alone, the same way in
-every run. Inputs that are not all 0 or one other number are multiplied as ever; so are all of them
-one time step at a time (``schedule="steps"``), without a C compiler, and on a GPU. Between
-forward and backward the spikes are kept as bits. `synapses` says what every layer did.
+first calls. Where it is not, the next look is 16 calls later; products that take less than half a
+millisecond are never looked at. ``EventDriven(below=0.1)`` decides by the share of active inputs
+alone, the same way in every run.
+
+Inputs that are not all 0 or one other number are multiplied as ever; so are all of them one time
+step at a time (``schedule="steps"``), without a C compiler, and on a GPU. Between forward and
+backward the spikes are kept as bits. `synapses` says what every layer did.
 
 Keeps: the outputs up to rounding, in no fixed way: a sum of events has the order of its inputs, a
 dense product the library's order. With weights whose sums round nowhere the bits are the same. A

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
+_REST = 16
+"""A look takes a fraction of a millisecond; in one call of so many it does not matter."""
+
 _numbers = itertools.count()
 _known: "WeakValueDictionary[int, Events]" = WeakValueDictionary()
 
@@ -19,20 +22,28 @@ class Events:
         rate: Which share was active, in a sample of the last call; None before the first one and
             where the inputs were not all 0 or one other number.
         by_events: Whether the last call added up events, rather than multiply.
+        resting: For how many calls it multiplies without a look at its inputs.
         number: Its own.
     """
 
     below: float | None = None
     rate: float | None = None
     by_events: bool = False
+    resting: int = field(default=0, repr=False)
     number: int = field(default_factory=lambda: next(_numbers), repr=False)
 
     def __post_init__(self) -> None:
         _known[self.number] = self
 
     def saw(self, rate: float | None, *, by_events: bool) -> None:
-        """Take down what a call saw and did."""
+        """Take down what a call saw and did; where it multiplied, let it rest."""
         self.rate, self.by_events = rate, by_events
+        self.resting = 0 if by_events or self.below is not None else _REST
+
+    def rests(self) -> bool:
+        """Whether this call is one to multiply without a look."""
+        self.resting = max(0, self.resting - 1)
+        return self.resting > 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Events":
         """A copied synapse reports for itself."""

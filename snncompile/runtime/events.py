@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from snncompile.ir.events import Events
 from snncompile.kernels.event_operators import event_linear
 
+_LEAST = 2**25
+"""Multiplications of a product that takes half a millisecond."""
+
 _WATCHED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -24,11 +27,19 @@ def by_events(layer: nn.Linear, spikes: Tensor, events: Events) -> Tensor:
         under autocast and torch.func, without a compiler, and where hooks watch the layer.
     """
     weight, bias = layer.weight, cast("Tensor | None", layer.bias)
-    if not _fit(spikes, weight) or has_hooks(layer):
+    if not _fit(spikes, weight) or has_hooks(layer) or _is_idle(events, spikes, weight):
         return one_step(layer, spikes)
     rows = spikes.reshape(-1, spikes.shape[-1])
     out: Tensor = event_linear(rows, weight, bias, events.below, events.number)[0]
     return out.view(*spikes.shape[:-1], len(weight))
+
+
+def _is_idle(events: Events, spikes: Tensor, weight: Tensor) -> bool:
+    """Whether a look at the spikes would take too long for what it may save."""
+    if events.below is not None:
+        return False
+    small = spikes.numel() * len(weight) < _LEAST
+    return small or (not torch.compiler.is_compiling() and events.rests())
 
 
 def one_step(layer: nn.Linear, spikes: Tensor) -> Tensor:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 import snncompile
 from snncompile.errors import InputError
 from snncompile.ir.charges import Decay
+from snncompile.ir.events import Events
 from snncompile.ir.neurons import multi_precision
 from snncompile.ir.program import Program
 from snncompile.module import Transformed
 from snncompile.nn import LIF
 from snncompile.passes.event_driven import EventDriven, synapses
 from snncompile.rewrite import copy_program
+from snncompile.runtime.events import by_events
 from snncompile.runtime.schedule import Runner
 from tests.programs import Step, dyadic_, feedforward, recurrent
 
@@ -197,6 +199,26 @@ def test_where_it_multiplies_as_before(why: str, monkeypatch: pytest.MonkeyPatch
         case _:
             torch.func.grad(lambda value: module(value).sum())(x)
     assert not seen.by_events
+
+
+def test_a_layer_that_multiplies_looks_at_its_inputs_every_16th_call() -> None:
+    layer, spikes = nn.Linear(512, 256), (torch.rand(300, 512) < 0.9).float()
+    seen, looks = Events(), list[bool]()
+
+    for _ in range(33):
+        seen.rate = None
+        assert torch.equal(by_events(layer, spikes, seen), layer(spikes))
+        looks.append(seen.rate is not None)
+
+    assert [i for i, looked in enumerate(looks) if looked] == [0, 16, 32]
+
+
+def test_a_small_product_is_never_looked_at() -> None:
+    seen = Events()
+
+    by_events(nn.Linear(64, 32), torch.zeros(100, 64), seen)
+
+    assert seen.rate is None
 
 
 def test_a_copy_reports_for_itself() -> None:

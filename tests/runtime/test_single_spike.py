@@ -185,7 +185,7 @@ def test_times_without_a_gradient_are_those_of_the_spikes(dtype: torch.dtype) ->
 
     states, found = start(current[0]), []
     with torch.no_grad():
-        for tile in current.split(20):
+        for tile in torch.split(current, 20):
             before = states
             _, states, times = scan_times(neuron, tile, states, (), False)
             assert times is not None
