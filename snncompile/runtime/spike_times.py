@@ -51,7 +51,7 @@ def scan_times(
     """
     if len(current) < LEAST_STEPS or torch.is_autocast_enabled(current.device.type):
         return (*neuron(current, states, tensors, (0,)), None)
-    if not dense and not torch.is_grad_enabled():
+    if not (dense or torch.is_grad_enabled() or torch.compiler.is_compiling()):
         waited = _first_times(neuron.settings, current, states, tensors)
         if waited is not None:
             return (current.new_zeros(()).expand_as(current), None, None, None), *waited
