@@ -18,7 +18,7 @@ from snncompile.ir.neurons import single_spike
 from snncompile.ir.surrogates import Surrogate
 from snncompile.runtime.scan import NeuronScan
 from snncompile.runtime.single_spike import first_spikes
-from snncompile.runtime.spike_times import weighed
+from snncompile.runtime.spike_times import scan_times, weighed
 
 INPUTS, NEURONS, BATCH = 1000, 200, 32
 LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
@@ -30,18 +30,20 @@ SETTINGS = {
     "threshold": 1.0,
     "surrogate": Surrogate("fast_sigmoid", (10.0,)),
 }
+OURS = "snncompile, events"
 Rows = list[dict[str, str]]
 
 
 def layer(lengths: list[int], repeats: int) -> Rows:
     """Forward and backward of Linear and neuron, against T."""
     synapse = nn.Linear(INPUTS, NEURONS)
-    ours = compiled(synapse)
+    ours = compiled(synapse, events=True)
     rows: Rows = []
     for steps in lengths:
         x = _random_trains(steps)
         forms: dict[str, Callable[[Tensor], Tensor]] = {
-            "snncompile single-spike": ours,
+            OURS: ours,
+            "snncompile, dense synapse": compiled(synapse, events=False),
             "loop": loop(synapse, batched=False),
             "loop, batched synapse": loop(synapse, batched=True),
             "SpikingJelly multi-step": spikingjelly(synapse),
@@ -53,7 +55,7 @@ def layer(lengths: list[int], repeats: int) -> Rows:
         spikes = forms["loop"](x)
         moved = int((ours(x) != spikes).sum())
         print(f"T={steps}: {spikes.sum(0).mean():.2f} of the neurons fire, {moved} spikes moved")
-        rows += _rows("layer", steps, _timed(works, repeats), "snncompile single-spike")
+        rows += _rows("layer", steps, _timed(works, repeats), OURS)
     return rows
 
 
@@ -63,10 +65,12 @@ def neuron(repeats: int) -> Rows:
     for steps, width in ((1000, 512), (100, 8192), (1000, 8192)):
         current, start = torch.randn(steps, width) * 0.3, (torch.zeros(width),) * 3
         settings = tuple(SETTINGS.items())
+        scan = NeuronScan(single_spike, settings)
         works: dict[str, Work] = {
-            "kernel": _silent(NeuronScan(single_spike, settings), current, start, (), (0,)),
-            "spike times": _silent(first_spikes, current, start, settings, dense=False),
-            "spikes": _silent(first_spikes, current, start, settings, dense=True),
+            "kernel": _silent(scan, current, start, (), (0,)),
+            "kernel, spike times": _silent(scan_times, scan, current, start, (), dense=False),
+            "torch, spike times": _silent(first_spikes, current, start, settings, dense=False),
+            "torch, spikes": _silent(first_spikes, current, start, settings, dense=True),
             "loop": _silent(_step_by_step, current, start),
         }
         rows += _rows(f"neuron, {width} wide", steps, _timed(works, repeats), "kernel")

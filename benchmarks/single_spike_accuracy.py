@@ -36,9 +36,6 @@ STEPS = 3 * SIDE * 2
 THRESHOLD = 0.2
 """The change of brightness, of 1 at most, that sends an event."""
 
-RATE = 1e-3
-"""Of Adam."""
-
 FORMS: Mapping[str, Pass] = {
     "multi-spike": Parallel(),
     "single-spike v2": SingleSpike(rule="v2", accept="first-spike-only"),
@@ -49,14 +46,14 @@ FORMS: Mapping[str, Pass] = {
 class Network(nn.Module):
     """A hidden layer that fires and a read-out that does not; the logits are reduced from that."""
 
-    def __init__(self, hidden: int, reduce: str) -> None:
+    def __init__(self, hidden: int, reduce: str, gain: float) -> None:
         super().__init__()
         self.reduce = reduce
         self.hidden = nn.Linear(2 * FRAME**2, hidden)
         self.readout = nn.Linear(hidden, 10)
         self.lif = LIF(decay=0.9)
         with torch.no_grad():
-            self.hidden.weight.mul_(2)
+            self.hidden.weight.mul_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of sequences of events, [T, N, 338]."""
@@ -83,9 +80,9 @@ def moving(images: np.ndarray, generator: np.random.Generator) -> Tensor:
     return torch.from_numpy(events.reshape(STEPS, len(images), -1).astype(np.float32))
 
 
-def trained(module: Transformed, x: Tensor, labels: Tensor, epochs: int) -> float:
+def trained(module: Transformed, x: Tensor, labels: Tensor, epochs: int, rate: float) -> float:
     """Train with Adam; returns the seconds that an epoch took."""
-    optimizer = torch.optim.Adam(module.parameters(), RATE)
+    optimizer = torch.optim.Adam(module.parameters(), rate)
     begun = time.perf_counter()
     for _ in range(epochs):
         for batch in torch.randperm(len(labels)).split(64):
@@ -108,7 +105,9 @@ def tested(module: Transformed, x: Tensor, labels: Tensor) -> tuple[float, float
     return float((logits.argmax(1) == labels).float().mean()), total, most
 
 
-def compare(hidden: int, epochs: int, seeds: int, reduce: str) -> list[dict[str, Any]]:
+def compare(
+    kind: tuple[int, str, float], epochs: int, seeds: int, rate: float
+) -> list[dict[str, Any]]:
     """Every form from the same parameters, on the same data, with the same minibatches."""
     digits = load_digits()
     rows: list[dict[str, Any]] = []
@@ -118,14 +117,14 @@ def compare(hidden: int, epochs: int, seeds: int, reduce: str) -> list[dict[str,
         train, test = (moving(images, generator) for images in parts[:2])
         answers, questions = (torch.from_numpy(labels) for labels in parts[2:])
         torch.manual_seed(seed)
-        network = Network(hidden, reduce)
+        network = Network(*kind)
         for name, chosen in FORMS.items():
             model = copy.deepcopy(network)
             fast = snncompile.transform(
                 model, chosen, schedule="layers", example_inputs=train[:4, :2]
             )
             torch.manual_seed(seed)
-            seconds = trained(fast, train, answers, epochs)
+            seconds = trained(fast, train, answers, epochs, rate)
             accuracy, spikes, most = tested(fast, test, questions)
             rows.append({"seed": seed, "form": name, "accuracy": accuracy, "spikes": spikes,
                          "most of a neuron": most, "seconds an epoch": seconds})  # fmt: skip
@@ -138,6 +137,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hidden", type=int, default=200)
     parser.add_argument("--readout", choices=("mean", "max"), default="mean")
+    parser.add_argument("--rate", type=float, default=1e-3, help="of Adam")
+    parser.add_argument("--gain", type=float, default=2, help="of the hidden weights at first")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -145,7 +146,8 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     print(f"{machine()}, {chosen.threads} threads")
-    rows = compare(chosen.hidden, chosen.epochs, chosen.seeds, chosen.readout)
+    kind = (chosen.hidden, chosen.readout, chosen.gain)
+    rows = compare(kind, chosen.epochs, chosen.seeds, chosen.rate)
     for name in FORMS:
         own = [row for row in rows if row["form"] == name]
         means = {k: statistics.mean(row[k] for row in own) for k in list(rows[0])[2:]}

@@ -10,7 +10,9 @@ from torch.nn.functional import conv1d
 import snncompile
 from snncompile.ir.surrogates import Surrogate, fire
 from snncompile.nn import LIF
+from snncompile.passes.event_driven import EventDriven
 from snncompile.passes.single_spike import SingleSpike
+from snncompile.rewrite import Pass  # noqa: TC001
 
 DECAY = 0.905
 """exp(-1 / 10): a time constant of ten steps."""
@@ -83,10 +85,11 @@ def spikingjelly(synapse: nn.Linear) -> Layer:
     return run
 
 
-def compiled(synapse: nn.Linear) -> Layer:
-    """Ours."""
+def compiled(synapse: nn.Linear, *, events: bool) -> Layer:
+    """Ours; with `events` the synapse may add up the events of its input."""
     module = Lif(synapse)
-    chosen = SingleSpike(accept="first-spike-only")
+    chosen: list[Pass] = [SingleSpike(accept="first-spike-only")]
+    chosen += [EventDriven()] if events else []
     inputs = torch.zeros(4, 2, synapse.in_features)
     fast = snncompile.transform(module, chosen, schedule="layers", example_inputs=inputs)
 

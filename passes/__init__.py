@@ -9,6 +9,7 @@ from snncompile.errors import InputError
 from snncompile.passes.binarize import Binarize
 from snncompile.passes.channels_last import ChannelsLast
 from snncompile.passes.deploy import Deploy
+from snncompile.passes.event_driven import EventDriven
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
 from snncompile.passes.multi_precision import MultiPrecision
 from snncompile.passes.one_step import OneStep
@@ -27,6 +28,7 @@ PASSES: tuple[type[Pass], ...] = (
     SingleSpike,
     Parallel,
     OneStep,
+    EventDriven,
     Binarize,
     MultiPrecision,
     Deploy,

@@ -92,6 +92,8 @@ class _GraphText:
             parts.append(str(node.meta.get("module") or ""))
         if self._program and node.name in self._program.whole:
             parts.append("whole sequence")
+        if "events" in node.meta:
+            parts.append("by events")
         return ", ".join(part for part in parts if part)
 
     def shape(self, node: fx.Node) -> str:

@@ -49,7 +49,7 @@ class Division(NamedTuple):
 
 def division(steps: int, width: int) -> Division:
     """Divide the elements of a step among the threads that torch may use now."""
-    workers = max(1, min(torch.get_num_threads(), steps * width // _WORTH_A_THREAD))
+    workers = worth(steps * width)
     rounds = -(-width // (_LARGEST_BLOCK * workers))
     chunks = -(-width // (CHUNK * workers * max(1, rounds)))
     block = CHUNK * max(1, chunks)
@@ -59,8 +59,12 @@ def division(steps: int, width: int) -> Division:
 
 def rows(count: int, width: int) -> Division:
     """Divide rows of some elements each, of which nothing is shared, among those threads."""
-    workers = min(torch.get_num_threads(), count, count * width // _WORTH_A_THREAD)
-    return Division(1, count, max(1, workers))
+    return Division(1, count, max(1, min(count, worth(count * width))))
+
+
+def worth(operations: int) -> int:
+    """How many threads are worth their start for so many neuron-steps, or what takes as long."""
+    return max(1, min(torch.get_num_threads(), operations // _WORTH_A_THREAD))
 
 
 def run(
@@ -83,6 +87,11 @@ def run(
         first, last = blocks * worker // workers, blocks * (worker + 1) // workers
         function((ctypes.c_int64 * 5)(*size, block, first, last), at, stride, own)
 
+    each(work, workers)
+
+
+def each(work: Callable[[int], object], workers: int) -> None:
+    """Call a function for every worker from 0, each on a thread of its own."""
     others = [threading.Thread(target=work, args=(worker,)) for worker in range(1, workers)]
     for thread in others:
         thread.start()

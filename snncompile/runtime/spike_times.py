@@ -11,7 +11,6 @@ The sums have the order of the neurons, that of a dense product is the library's
 differ in rounding, as they do between a product of one step and one of many.
 """
 
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,7 +18,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from snncompile.kernels.settings import fill
+from snncompile.ir.single_spike import single_spike
+from snncompile.kernels.scan import FusedScan
+from snncompile.kernels.settings import Settings, fill
+from snncompile.runtime.events import has_hooks, one_step
 from snncompile.runtime.scan import NeuronScan
 from snncompile.runtime.single_spike import States, first_spikes, written
 
@@ -49,6 +51,10 @@ def scan_times(
     """
     if len(current) < LEAST_STEPS or torch.is_autocast_enabled(current.device.type):
         return (*neuron(current, states, tensors, (0,)), None)
+    if not (dense or torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        waited = _first_times(neuron.settings, current, states, tensors)
+        if waited is not None:
+            return (current.new_zeros(()).expand_as(current), None, None, None), *waited
     fused = neuron.fused(current, states, tensors, (0,))
     if fused is not None and fused[0][0] is not None:
         return (*fused, _times(fused[0][0], states[1], fused[1][1]))
@@ -56,6 +62,35 @@ def scan_times(
     if found is None:
         return (*neuron(current, states, tensors, (0,)), None)
     return (found.spikes, None, None, None), found.states, found.times
+
+
+def _waiting(
+    current: Tensor,
+    membrane: Tensor,
+    fired: Tensor,
+    elapsed: Tensor,
+    waited: Tensor,
+    **settings: Any,  # noqa: ANN401
+) -> tuple[Tensor, ...]:
+    """A single-spike neuron with a further state: the steps at which it had not fired yet."""
+    results = single_spike(current, membrane, fired, elapsed, **settings)
+    return *results, waited + (1 - results[2])
+
+
+def _first_times(
+    settings: Settings, current: Tensor, states: States, tensors: tuple[Tensor, ...]
+) -> tuple[States, Tensor] | None:
+    """The states after the last step, and the spike times; None where there is no kernel.
+
+    The kernel reads the currents and writes nothing of their length. The time of a spike is the
+    number of steps before it, which every dtype of a kernel holds.
+    """
+    started = torch.zeros_like(states[0])
+    found = FusedScan(_waiting, settings)(current, (*states, started), tensors, ())
+    if found is None:
+        return None
+    *after, waited = found[1]
+    return tuple(after), torch.where(states[1] > 0, len(current), waited.long())
 
 
 @torch.no_grad()
@@ -78,19 +113,12 @@ def weighed(layer: nn.Linear, spikes: Tensor, times: Tensor | None) -> Tensor:
     Returns:
         Its output with the steps folded into the batch, [T * N, M'].
     """
-    if times is None or _has_hooks(layer):
+    if times is None or has_hooks(layer):
         dense = spikes if times is None else spikes * 0 + written(times, spikes)
-        plain = type(layer).forward is nn.Linear.forward
-        return (layer if plain else partial(nn.Linear.forward, layer))(dense.flatten(0, 1))
+        return one_step(layer, dense.flatten(0, 1))
     folded = cast("Tensor", _Weighed.apply(spikes, times, layer.weight))  # type: ignore[no-untyped-call]
     bias = cast("Tensor | None", layer.bias)
     return folded if bias is None else folded + bias
-
-
-def _has_hooks(layer: nn.Module) -> bool:
-    """Whether something watches the layer's calls, and wants to see spikes."""
-    watched = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(layer, name) for name in watched)
 
 
 class _Weighed(torch.autograd.Function):

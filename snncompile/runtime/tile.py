@@ -21,6 +21,7 @@ from snncompile.ir.program import Program, is_neuron, value_of
 from snncompile.kernels.settings import split
 from snncompile.runtime.chunk import AnchoredLoop, Chunk
 from snncompile.runtime.code import ROOT, compile_graph
+from snncompile.runtime.events import by_events
 from snncompile.runtime.observe import operands, results
 from snncompile.runtime.pooling import pooling
 from snncompile.runtime.region import Region, Regions, step_graph
@@ -125,6 +126,9 @@ class _TileWriter:
         if any(self._weighs(node, spikes) for spikes in self.times):
             self._weigh(node)
             return
+        if "events" in node.meta:
+            self._add_up(node)
+            return
         repeats = folded_operands(self.program, node, self.regions.invariant) or frozenset()
 
         def operand(source: fx.Node) -> fx.Node:
@@ -209,6 +213,13 @@ class _TileWriter:
         layer = self.graph.create_node("get_attr", str(node.target))
         args = (layer, self._sequence(spikes), self.times[spikes])
         self.folded[node] = self._call(weighed, *args, name=node.name)
+
+    def _add_up(self, node: fx.Node) -> None:
+        """A synapse that adds up its weights where few of its inputs are active."""
+        (spikes,) = node.all_input_nodes
+        layer = self.graph.create_node("get_attr", str(node.target))
+        args = (layer, self._fold(spikes), node.meta["events"])
+        self.folded[node] = self._call(by_events, *args, name=node.name)
 
     def _wanted(self, component: Component, neuron: fx.Node) -> tuple[int, ...]:
         """Which results of a neuron something reads at every step."""

@@ -123,6 +123,7 @@ EXAMPLES: dict[str, Callable[[], Program]] = {
     "channels-last": on_a_map,
     "parallel": lambda: feedforward((8, 16)),
     "single-spike": masked,
+    "event-driven": lambda: feedforward((3, 4, 2)),
 }
 """The smallest program that each pass rewrites, with dyadic parameters."""
 

@@ -177,6 +177,28 @@ def test_times_alone_take_no_memory_for_spikes() -> None:
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_times_without_a_gradient_are_those_of_the_spikes(dtype: torch.dtype) -> None:
+    current = torch.randn(50, 4, 30, dtype=dtype) * 0.6
+    neuron = NeuronScan(single_spike, tuple(settings_of(Decay(0.9)).items()))
+    expected, _ = step_by_step(current, start(current[0]), settings_of(Decay(0.9)))
+
+    states, found = start(current[0]), []
+    with torch.no_grad():
+        for tile in torch.split(current, 20):
+            before = states
+            _, states, times = scan_times(neuron, tile, states, (), False)
+            assert times is not None
+            _, after = step_by_step(tile, before, settings_of(Decay(0.9)))
+            torch.testing.assert_close(states, after, rtol=0, atol=0)
+            found.append(torch.zeros(len(tile) + 1, 4, 30, dtype=dtype))
+            found[-1] = found[-1].scatter(0, times.unsqueeze(0), 1)[:-1]
+
+    assert 0 < expected.sum() < 120
+    assert torch.equal(torch.cat(found), expected)
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_linear_adds_its_columns_at_the_times_of_the_spikes(bias: bool) -> None:
     torch.manual_seed(0)

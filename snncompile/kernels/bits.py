@@ -1,0 +1,149 @@
+"""Spikes as bits: a tensor of two values, 0 and one other, in a 32nd of its memory.
+
+Bit i of byte j of a row is element 8 j + i. Rows are padded with zeros to whole words of 8 bytes,
+so that rows can be read word by word.
+"""
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snncompile.kernels.library import functions, share
+from snncompile.kernels.threads import worth
+
+_SOURCE = r"""
+#include <stdint.h>
+#include <string.h>
+#include <math.h>
+
+/* Eight truth bytes become one byte of bits: the product moves each to its place. */
+static uint64_t packed(const uint8_t *truth) {
+  uint64_t word = 0;
+  for (int i = 0; i < 8; i++) {
+    uint64_t eight;
+    memcpy(&eight, truth + 8 * i, 8);
+    word |= (eight * 0x0102040810204080ull >> 56) << (8 * i);
+  }
+  return word;
+}
+
+/* As long as a number, so that comparisons need no narrowing. */
+typedef __typeof__(__builtin_choose_expr(sizeof(real_t) == 4, (uint32_t)0, (uint64_t)0)) lane_t;
+
+/* The ones of up to 64 numbers; odd where one is neither 0 nor the size. */
+static inline uint64_t ones(const real_t *x, int64_t n, real_t size, lane_t *odd) {
+  uint8_t truth[64] = {0};
+  lane_t found = 0;
+  for (int64_t i = 0; i < n; i++) truth[i] = x[i] != 0;
+  for (int64_t i = 0; i < n; i++) found |= (lane_t)(x[i] != 0) & (lane_t)(x[i] != size);
+  *odd |= found;
+  return packed(truth);
+}
+
+/* sizes[r]: what is not 0 in a row; 0 where there is nothing, NAN where it is not one number. */
+int pack(int64_t first, int64_t last, const real_t *x, int64_t width, uint8_t *bits,
+         double *sizes) {
+  const int64_t stride = (width + 63) / 64 * 8;
+  for (int64_t r = first; r < last; r++) {
+    const real_t *row = x + r * width;
+    real_t size = 0;
+    lane_t odd = 0;
+    for (int64_t k = 0; k < width && size == 0; k++) size = row[k];
+    for (int64_t k = 0; k < width; k += 64) {
+      const uint64_t word =
+          width - k < 64 ? ones(row + k, width - k, size, &odd) : ones(row + k, 64, size, &odd);
+      memcpy(bits + r * stride + k / 8, &word, 8);
+    }
+    sizes[r] = odd || !isfinite(size) ? NAN : size;
+  }
+  return 0;
+}
+
+int unpack(int64_t first, int64_t last, const uint8_t *bits, int64_t width, real_t size,
+           real_t *x) {
+  const int64_t stride = (width + 63) / 64 * 8;
+  lane_t one;
+  memcpy(&one, &size, sizeof one);
+  for (int64_t r = first; r < last; r++) {
+    const uint8_t *from = bits + r * stride;
+    lane_t *to = (lane_t *)(x + r * width);
+    int64_t k = 0;
+    for (; k + 8 <= width; k += 8)
+      for (int i = 0; i < 8; i++) to[k + i] = -(lane_t)(from[k / 8] >> i & 1) & one;
+    for (; k < width; k++) to[k] = -(lane_t)(from[k / 8] >> k % 8 & 1) & one;
+  }
+  return 0;
+}
+"""
+
+
+class Packed(NamedTuple):
+    """Rows of bits.
+
+    Attributes:
+        bits: uint8 [R, 8 ceil(M / 64)].
+        size: What a 1 stands for; 1 where there is none.
+    """
+
+    bits: Tensor
+    size: float
+
+
+def row_bytes(width: int) -> int:
+    """How many bytes a row of so many bits takes."""
+    return -(-width // 64) * 8
+
+
+def pack(values: Tensor) -> Packed | None:
+    """Pack rows.
+
+    Args:
+        values: [R, M], float32 or float64 on the CPU.
+
+    Returns:
+        The bits; None where the values are not 0 and one finite other, or there is no kernel.
+    """
+    library = functions(_SOURCE, values.dtype)
+    if library is None:
+        return None
+    values = values.contiguous()
+    rows, width = values.shape
+    bits = torch.empty(rows, row_bytes(width), dtype=torch.uint8)
+    sizes = torch.empty(rows, dtype=torch.float64)
+    arguments = (pointer(values), ctypes.c_int64(width), pointer(bits), pointer(sizes))
+    share(library.pack, rows, 1, arguments, worth(values.numel()))
+    found = sizes[sizes != 0]
+    if not bool((found == found[:1]).all()):
+        return None
+    return Packed(bits, float(found[0]) if len(found) else 1.0)
+
+
+def unpack(packed: Packed, width: int, dtype: torch.dtype) -> Tensor:
+    """The rows that were packed.
+
+    Args:
+        packed: What `pack` returned.
+        width: M.
+        dtype: Theirs.
+
+    Returns:
+        [R, M], the values that were packed.
+    """
+    bits, size = packed
+    library = functions(_SOURCE, dtype)
+    if library is None:
+        places = torch.arange(8, dtype=torch.uint8)
+        found = (bits.unsqueeze(-1) >> places & 1).flatten(1)[:, :width].to(dtype)
+        return found * size
+    values = torch.empty(len(bits), width, dtype=dtype)
+    given = (ctypes.c_float if dtype == torch.float32 else ctypes.c_double)(size)
+    arguments = (pointer(bits), ctypes.c_int64(width), given, pointer(values))
+    share(library.unpack, len(bits), 1, arguments, worth(values.numel()))
+    return values
+
+
+def pointer(tensor: Tensor) -> ctypes.c_void_p:
+    """Where a tensor's memory begins; the caller keeps it alive."""
+    return ctypes.c_void_p(tensor.data_ptr())

@@ -1,0 +1,91 @@
+"""Which of two ways to a product is faster, events or dense: found out while it runs.
+
+What the sum of events takes is a number of *units*, known from its sizes, times the seconds that a
+unit takes; a dense product takes the same time whatever it multiplies. Both times are measured at
+the first product of each kind and whenever a way runs, and the best one counts, since what else
+runs on a machine only ever makes things slower.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+_MARGIN = 0.95
+"""What the expected time of events must stay below, as a part of the dense product's."""
+
+
+@dataclass
+class _Costs:
+    """The best times seen, in seconds: of a row of the dense product, and of a unit of events."""
+
+    row: float = float("inf")
+    unit: float = float("inf")
+
+    def dense(self, rows: int, way: Callable[[], Result]) -> Result:
+        """Run and time the dense product."""
+        begun = time.perf_counter()
+        found = way()
+        self.row = min(self.row, (time.perf_counter() - begun) / rows)
+        return found
+
+    def events(self, count: float, way: Callable[[], Result | None]) -> Result | None:
+        """Run and time the sum of so many units."""
+        begun = time.perf_counter()
+        found = way()
+        if found is not None:
+            self.unit = min(self.unit, (time.perf_counter() - begun) / count)
+        return found
+
+
+_known: dict[Hashable, _Costs] = {}
+_lock = threading.Lock()
+
+
+def kind(what: str, rows: int, weight: torch.Size, dtype: torch.dtype) -> Hashable:
+    """What products must have in common to take about the same time."""
+    return what, rows.bit_length(), tuple(weight), dtype, torch.get_num_threads()
+
+
+def units(events: float, rows: int, inputs: int, outputs: int) -> float:
+    """What a sum of events takes, in additions of one number to another.
+
+    Beside the additions there are results to be written, and operands to be laid out anew. The
+    weights are ratios of times that were measured.
+    """
+    return events * outputs + 20 * rows * outputs + 14 * rows * inputs + 25 * inputs * outputs
+
+
+def faster(
+    kind: Hashable,
+    size: tuple[int, float],
+    dense: Callable[[], Result],
+    events: Callable[[], Result | None],
+) -> Result:
+    """Run the way that is expected to be faster.
+
+    Args:
+        kind: What `kind` returned.
+        size: The rows, and the units of this product by events.
+        dense: One way.
+        events: The other; it returns None where it does not apply.
+
+    Returns:
+        What the chosen way returns.
+    """
+    with _lock:
+        first = kind not in _known
+        costs = _known.setdefault(kind, _Costs())
+    rows, count = size
+    for _ in range(2 if first else 0):
+        costs.dense(rows, dense)
+        costs.events(count, events)
+    found = None
+    if costs.unit * count < _MARGIN * costs.row * rows:
+        found = costs.events(count, events)
+    return costs.dense(rows, dense) if found is None else found

@@ -1,0 +1,184 @@
+"""A Linear on spikes as a torch operator, which adds up events where few inputs are active.
+
+The operator looks at its operands: at a sample of the rows, how many inputs are active and whether
+they all have one size; at all of them, if events promise to be faster. What it falls back to is the
+dense product, with its bits. For the backward pass it keeps the spikes as bits where it has them.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from snncompile.errors import SnncompileError
+from snncompile.ir.events import numbered
+from snncompile.kernels import event_costs as costs
+from snncompile.kernels import events
+from snncompile.kernels.bits import Packed, pack, row_bytes, unpack
+
+_SAMPLE = 64
+"""About how many rows are looked at first."""
+_MOST = 0.5
+"""A share of active inputs from which events never pay."""
+
+
+@torch.library.custom_op("snncompile::event_linear", mutates_args=())
+def event_linear(
+    spikes: Tensor, weight: Tensor, bias: Tensor | None, below: float | None, report: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A Linear.
+
+    Args:
+        spikes: [R, M], float32 or float64 on the CPU; any values are right, few ones are fast.
+        weight: [M', M].
+        bias: [M'], or None.
+        below: Add up events where at most this share of the inputs is active; None measures which
+            way is faster.
+        report: The number of the `Events` to report to, if there is one.
+
+    Returns:
+        The product, [R, M']; the spikes as bits; and what a bit stands for, 0 where there are none.
+    """
+    rows, inputs = spikes.shape
+    share, out, packed = _product(spikes, weight, bias, below)
+    seen = numbered(report)
+    if seen is not None:
+        seen.saw(share, by_events=packed is not None)
+    if packed is None:
+        packed = Packed(spikes.new_empty(rows, row_bytes(inputs), dtype=torch.uint8), 0)
+    return out, packed.bits, spikes.new_full((), packed.size, dtype=torch.float64)
+
+
+def _product(
+    spikes: Tensor, weight: Tensor, bias: Tensor | None, below: float | None
+) -> tuple[float | None, Tensor, Packed | None]:
+    """The share of active inputs, if known; the product, and the bits it was made from, if any."""
+    (rows, inputs), outputs = spikes.shape, len(weight)
+    share = _share(spikes) if events.fits(rows, inputs, outputs, spikes.dtype) else None
+
+    def dense() -> tuple[Tensor, Packed | None]:
+        return linear(spikes, weight, bias), None
+
+    def added() -> tuple[Tensor, Packed | None] | None:
+        packed = pack(spikes)
+        return None if packed is None else (events.product(packed, weight, bias), packed)
+
+    if share is None or share > (_MOST if below is None else below):
+        return share, *dense()
+    if below is not None:
+        return share, *(added() or dense())
+    kind = costs.kind("product", rows, weight.shape, weight.dtype)
+    count = costs.units(share * rows * inputs, rows, inputs, outputs)
+    return share, *costs.faster(kind, (rows, count), dense, added)
+
+
+def _share(spikes: Tensor) -> float | None:
+    """Which part of a sample is active; None where it has more than one size."""
+    sample = spikes[:: max(1, len(spikes) // _SAMPLE)]
+    packed = pack(sample)
+    return None if packed is None else events.active(packed.bits) / sample.numel()
+
+
+@event_linear.register_fake  # pyright: ignore[reportUnknownMemberType]
+def _(
+    spikes: Tensor, weight: Tensor, bias: Tensor | None, below: float | None, report: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, inputs = spikes.shape
+    bits = spikes.new_empty(rows, row_bytes(inputs), dtype=torch.uint8)
+    out = spikes.new_empty(rows, len(weight))
+    return out, bits, spikes.new_empty((), dtype=torch.float64)
+
+
+@torch.library.custom_op("snncompile::event_weight_gradient", mutates_args=())
+def event_weight_gradient(  # noqa: PLR0913, PLR0917
+    gradient: Tensor,
+    spikes: Tensor | None,
+    bits: Tensor,
+    size: Tensor,
+    inputs: int,
+    below: float | None,
+) -> Tensor:
+    """The gradient of the weight.
+
+    Args:
+        gradient: Of the product, [R, M'].
+        spikes: [R, M]; None where the bits hold them.
+        bits: As the operator returned them.
+        size: Likewise.
+        inputs: M.
+        below: As for the operator.
+
+    Returns:
+        [M', M].
+    """
+    rows, outputs = gradient.shape
+    packed = Packed(bits, float(size))
+
+    def dense() -> Tensor:
+        seen = unpack(packed, inputs, gradient.dtype) if spikes is None else spikes
+        return gradient.t() @ seen
+
+    def added() -> Tensor:
+        return events.weight_gradient(packed, gradient, inputs)
+
+    if packed.size == 0:
+        return dense()
+    if below is not None:
+        return added()
+    kind = costs.kind("gradient", rows, torch.Size((outputs, inputs)), gradient.dtype)
+    count = costs.units(events.active(bits), rows, inputs, outputs)
+    return costs.faster(kind, (rows, count), dense, added)
+
+
+@event_weight_gradient.register_fake  # pyright: ignore[reportUnknownMemberType]
+def _(  # noqa: PLR0913, PLR0917
+    gradient: Tensor,
+    spikes: Tensor | None,
+    bits: Tensor,
+    size: Tensor,
+    inputs: int,
+    below: float | None,
+) -> Tensor:
+    return gradient.new_empty(gradient.shape[1], inputs)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
+    spikes, weight, bias, ctx.below, _ = inputs
+    _, bits, size = output
+    ctx.mark_non_differentiable(bits, size)
+    ctx.set_materialize_grads(False)
+    ctx.biased, ctx.inputs = bias is not None, spikes.shape[1]
+    packed = type(size) is Tensor and bool(size != 0)
+    ctx.save_for_backward(None if packed else spikes, weight, bits, size)
+
+
+def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:  # noqa: ANN401
+    spikes, weight, bits, size = ctx.saved_tensors
+    gradient = gradients[0]
+    if gradient is None:
+        return (None,) * 5
+    need_spikes, need_weight, need_bias = ctx.needs_input_grad[:3]
+    of_spikes = gradient @ weight if need_spikes else None
+    of_weight = of_bias = None
+    if need_weight:
+        given = (gradient, spikes, bits, size, ctx.inputs, ctx.below)
+        of_weight = event_weight_gradient(*given)
+    if ctx.biased and need_bias:
+        of_bias = gradient.sum(0)
+    return of_spikes, of_weight, of_bias, None, None
+
+
+event_linear.register_autograd(  # pyright: ignore[reportUnknownMemberType]
+    _differentiate, setup_context=_keep
+)
+
+
+def _refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
+    raise SnncompileError(
+        "a synapse by events has no second derivative; leave the pass 'event-driven' out, or set "
+        "SNNCOMPILE_KERNELS=off, to differentiate the dense product instead"
+    )
+
+
+event_weight_gradient.register_autograd(_refuse)  # pyright: ignore[reportUnknownMemberType]

@@ -1,0 +1,194 @@
+"""The C of sums over events: rows of a matrix added up at the places of ones.
+
+Both products of a synapse with spikes are such sums. Forward, an output row is the sum of those
+rows of the transposed weight whose inputs are active; backward, a row of the transposed weight
+gradient is the sum of those rows of the output's gradient at which its input was active. The matrix
+is cut into panels of WIDTH columns, which are added up in registers, and these into blocks of
+DEPTH rows, which stay in a near cache. Within a block an event is one byte.
+
+Every sum has the order of its events, whatever the number of threads.
+"""
+
+SOURCE = r"""
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define BYTES 64
+#else
+#define BYTES 32
+#endif
+typedef real_t vec __attribute__((vector_size(BYTES), aligned(sizeof(real_t)), may_alias));
+#define LANES (BYTES / (int64_t)sizeof(real_t))
+#define WIDTH (8 * LANES)
+#define DEPTH 256
+#define SPAN 1024
+#define TILE 16
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* How many panels there are, which are about equally wide. */
+static int64_t panel_count(int64_t columns) { return (columns + WIDTH - 1) / WIDTH; }
+
+/* Where a panel begins, in columns that are padded to whole vectors. */
+static int64_t begins(int64_t panel, int64_t columns) {
+  return (columns + LANES - 1) / LANES * panel / panel_count(columns) * LANES;
+}
+
+static uint64_t word(const uint8_t *bits, int64_t left) {
+  uint64_t found = 0;
+  memcpy(&found, bits, (size_t)least(left, 8));
+  return found;
+}
+
+static int64_t count(const uint8_t *bits, int64_t bytes) {
+  int64_t n = 0;
+  for (int64_t j = 0; j < bytes; j += 8) n += __builtin_popcountll(word(bits + j, bytes - j));
+  return n;
+}
+
+#define EACH(bits, bytes, k)                                                              \
+  for (int64_t j = 0; j < (bytes); j += 8)                                                \
+    for (uint64_t w = word((bits) + j, (bytes) - j); w; w &= w - 1)                       \
+      for (int64_t k = 8 * j + __builtin_ctzll(w), once = 1; once; once = 0)
+
+/* sum[i] = from[i] + the rows of a panel at the events of item i */
+#define ADD_ROWS(v)                                                                       \
+  static void add_rows##v(const uint8_t *event, const uint32_t *at, int64_t items,        \
+                          const real_t *panel, const real_t *from, int64_t step,          \
+                          real_t *sum) {                                                  \
+    for (int64_t i = 0; i < items; i++, from += step, sum += v * LANES) {                 \
+      vec total[v];                                                                       \
+      for (int j = 0; j < v; j++) total[j] = *(const vec *)(from + j * LANES);            \
+      for (uint32_t e = at[i]; e < at[i + 1]; e++) {                                      \
+        const real_t *row = panel + (int64_t)event[e] * v * LANES;                        \
+        for (int j = 0; j < v; j++) total[j] += *(const vec *)(row + j * LANES);          \
+      }                                                                                   \
+      for (int j = 0; j < v; j++) *(vec *)(sum + j * LANES) = total[j];                   \
+    }                                                                                     \
+  }
+ADD_ROWS(1) ADD_ROWS(2) ADD_ROWS(3) ADD_ROWS(4) ADD_ROWS(5) ADD_ROWS(6) ADD_ROWS(7) ADD_ROWS(8)
+
+static const real_t zeros[WIDTH];
+
+static void add_rows(int64_t v, const uint8_t *event, const uint32_t *at, int64_t items,
+                     const real_t *panel, int64_t block, real_t *sum) {
+  const real_t *from = block ? sum : zeros;
+  const int64_t step = block ? v * LANES : 0;
+  switch (v) {
+#define WIDE(v) case v: add_rows##v(event, at, items, panel, from, step, sum); break;
+    WIDE(1) WIDE(2) WIDE(3) WIDE(4) WIDE(5) WIDE(6) WIDE(7) WIDE(8)
+  }
+}
+
+/* The events of every row, in the inputs of one block. */
+static uint32_t list_rows(const uint8_t *bits, int64_t rows, int64_t stride, int64_t bytes,
+                          uint32_t n, uint8_t *event, uint32_t *at) {
+  for (int64_t i = 0; i < rows; i++) {
+    at[i] = n;
+    EACH(bits + i * stride, bytes, k) event[n++] = (uint8_t)k;
+  }
+  at[rows] = n;
+  return n;
+}
+
+/* The events of every input, in the rows of one block. */
+static uint32_t list_inputs(const uint8_t *bits, int64_t rows, int64_t stride, uint32_t n,
+                            uint8_t *event, uint32_t *at) {
+  const int64_t inputs = 8 * stride;
+  memset(at, 0, (size_t)(inputs + 1) * sizeof *at);
+  for (int64_t i = 0; i < rows; i++) EACH(bits + i * stride, stride, k) at[k]++;
+  for (int64_t k = 0; k < inputs; k++) at[k] = n += at[k];
+  at[inputs] = n;
+  for (int64_t i = rows; i-- > 0;)
+    EACH(bits + i * stride, stride, k) event[--at[k]] = (uint8_t)i;
+  return n;
+}
+
+/* The weight [outputs, inputs], transposed and cut into the panels [first, last). */
+int panels(int64_t first, int64_t last, const real_t *weight, int64_t outputs, int64_t inputs,
+           real_t *to) {
+  for (int64_t p = first; p < last; p++) {
+    const int64_t n = begins(p, outputs), width = begins(p + 1, outputs) - n;
+    const int64_t used = least(width, outputs - n);
+    real_t *panel = to + n * inputs;
+    for (int64_t k = 0; k < inputs; k += TILE) {
+      const int64_t end = least(TILE, inputs - k);
+      for (int64_t j = 0; j < width; j++)
+        for (int64_t i = 0; i < end; i++)
+          panel[(k + i) * width + j] = j < used ? weight[(n + j) * inputs + k + i] : 0;
+    }
+  }
+  return 0;
+}
+
+/* out[r] = bias + size * the columns of the weight at the events of row r, r in [first, last) */
+int forward(int64_t first, int64_t last, const uint8_t *bits, const real_t *panels,
+            const real_t *bias, real_t size, int64_t outputs, int64_t inputs, real_t *out) {
+  const int64_t stride = (inputs + 63) / 64 * 8, blocks = (inputs + DEPTH - 1) / DEPTH;
+  int64_t most = 1;
+  for (int64_t r = first; r < last; r += SPAN) {
+    const int64_t here = count(bits + r * stride, least(SPAN, last - r) * stride);
+    most = here > most ? here : most;
+  }
+  uint8_t *event = malloc((size_t)most);
+  uint32_t *at = malloc((size_t)((SPAN + 1) * blocks + 1) * sizeof *at);
+  real_t *sum = aligned_alloc(64, SPAN * WIDTH * sizeof *sum);
+  const int lacks = !event || !at || !sum;
+  for (int64_t r = first; r < last && !lacks; r += SPAN) {
+    const int64_t rows = least(SPAN, last - r);
+    uint32_t n = 0;
+    for (int64_t b = 0; b < blocks; b++)
+      n = list_rows(bits + r * stride + b * DEPTH / 8, rows, stride,
+                    least(DEPTH / 8, stride - b * DEPTH / 8), n, event, at + b * (SPAN + 1));
+    for (int64_t p = 0; p < panel_count(outputs); p++) {
+      const int64_t c = begins(p, outputs), width = begins(p + 1, outputs) - c;
+      const int64_t v = width / LANES, used = least(width, outputs - c);
+      for (int64_t b = 0; b < blocks; b++)
+        add_rows(v, event, at + b * (SPAN + 1), rows,
+                 panels + c * inputs + b * DEPTH * width, b, sum);
+      for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < used; j++)
+          out[(r + i) * outputs + c + j] = size * sum[i * width + j] + bias[c + j];
+    }
+  }
+  free(event); free(at); free(sum);
+  return lacks;
+}
+
+/* out[n, k] = size * the sum of gradient[r, n] over the rows in which k is active */
+int backward(int64_t first, int64_t last, const uint8_t *bits, const real_t *gradient,
+             real_t size, int64_t rows, int64_t outputs, int64_t inputs, real_t *out) {
+  const int64_t stride = (inputs + 63) / 64 * 8, blocks = (rows + DEPTH - 1) / DEPTH;
+  uint8_t *event = malloc((size_t)count(bits, rows * stride) + 1);
+  uint32_t *at = malloc((size_t)((8 * stride + 1) * blocks + 1) * sizeof *at);
+  real_t *sum = aligned_alloc(64, (size_t)(inputs * WIDTH + 1) * sizeof *sum / 64 * 64 + 64);
+  real_t *panel = aligned_alloc(64, DEPTH * WIDTH * sizeof *panel);
+  const int lacks = !event || !at || !sum || !panel;
+  uint32_t n = 0;
+  for (int64_t b = 0; b < blocks && !lacks; b++)
+    n = list_inputs(bits + b * DEPTH * stride, least(DEPTH, rows - b * DEPTH), stride, n, event,
+                    at + b * (8 * stride + 1));
+  for (int64_t p = first; p < last && !lacks; p++) {
+    const int64_t c = begins(p, outputs), width = begins(p + 1, outputs) - c;
+    const int64_t v = width / LANES, used = least(width, outputs - c);
+    for (int64_t b = 0; b < blocks; b++) {
+      for (int64_t i = 0; i < least(DEPTH, rows - b * DEPTH); i++)
+        for (int64_t j = 0; j < width; j++)
+          panel[i * width + j] = j < used ? gradient[(b * DEPTH + i) * outputs + c + j] : 0;
+      add_rows(v, event, at + b * (8 * stride + 1), inputs, panel, b, sum);
+    }
+    for (int64_t k = 0; k < inputs; k += TILE)
+      for (int64_t j = 0; j < used; j++)
+        for (int64_t i = k; i < least(k + TILE, inputs); i++)
+          out[(c + j) * inputs + i] = blocks ? size * sum[i * width + j] : 0;
+  }
+  free(event); free(at); free(sum); free(panel);
+  return lacks;
+}
+
+int64_t active(const uint8_t *bits, int64_t bytes) { return count(bits, bytes); }
+int64_t padded(int64_t columns) { return begins(panel_count(columns), columns); }
+int64_t parts(int64_t columns) { return panel_count(columns); }
+"""
