@@ -2,6 +2,7 @@
 
 # pyright: basic
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -61,7 +62,7 @@ POOLED = (0, 2, 4)
 
 
 def _perceptron(linear: Callable[[int, int], nn.Module], fire: Callable[[], nn.Module]):  # noqa: ANN202
-    for read, written in zip(WIDTHS, WIDTHS[1:], strict=False):
+    for read, written in itertools.pairwise(WIDTHS):
         yield from (linear(read, written), fire())
 
 
@@ -119,7 +120,7 @@ def streaming(net: nn.Module, x: Tensor) -> Callable[[], object]:
 
 
 def carrying(net: nn.Module, start: list[Tensor], x: Tensor) -> Callable[[], object]:
-    """snnTorch's way: the caller keeps the membranes.
+    """SnnTorch's way: the caller keeps the membranes.
 
     Args:
         net: A `Steps`, perhaps compiled.

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, parser
 from onnx.reference import ReferenceEvaluator
@@ -50,6 +50,7 @@ def test_a_reset_to_a_value_becomes_a_choice() -> None:
     assert operations(shorter) == ["GreaterOrEqual", "Cast", "Where"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(FLOATS, FLOATS, st.booleans()), min_size=1, max_size=20))
 def test_finite_numbers_do_not_notice(pairs: list[tuple[float, float, bool]]) -> None:
     x = [first for first, _, _ in pairs]
