@@ -1,26 +1,26 @@
 """What binary weights and graded spikes cost and save: the README's headline table.
 
-Digits (a constant frame, 4 steps) and moving digits as events (8 steps, of counts) by float, ternary and
-binary weights, by LIF and multi-precision neurons with 4 bits, three seeds each. Every number is
-that of the exported file: accuracy is what onnxruntime classifies right of the test digits on
-logits summed over time, `moved` and `spikes` come of the export's comparison with torch on all of
-them, and the energy is estimated from the operations that the synapses do for one of them.
-Writes results/headline.csv, a line a run; headline_table.py puts the table into the README.
+Digits (a constant frame, 4 steps) and moving digits as events (8 steps, of counts) by float,
+ternary and binary weights, by LIF and multi-precision neurons with 4 bits, three seeds each. Every
+number is that of the exported file: accuracy is what onnxruntime classifies right of the test
+digits on logits summed over time, `moved` and `spikes` come of the export's comparison with torch
+on all of them, and the energy is estimated from the operations that the synapses do for one.
+Adds the runs that results/headline.csv lacks to it, a line each; headline_table.py puts the table
+into the README.
 """
 
 # pyright: basic
 
 import argparse
 import csv
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from headline_table import RESULTS
+from headline_table import RESULTS, rows
 from headline_table import main as write_table
 from measurement import machine
 from online_accuracy import digits
@@ -105,9 +105,9 @@ def trained(data: Data, passes: list[Any], seed: int, epochs: int) -> Transforme
     optimizer = torch.optim.Adam(fast.parameters(), lr=RATE)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
-        for rows in torch.randperm(len(data.labels)).split(BATCH):
-            logits = fast(data.train[:, rows])
-            loss = cross_entropy(logits.mean(0), data.labels[rows])
+        for batch in torch.randperm(len(data.labels)).split(BATCH):
+            logits = fast(data.train[:, batch])
+            loss = cross_entropy(logits.mean(0), data.labels[batch])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
@@ -135,26 +135,31 @@ def run(data: Data, cell: tuple[str, str, str], seed: int) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def measured(names: list[str], seeds: int) -> Iterator[tuple[Any, ...]]:
+    """A line for every run that the CSV file does not have yet."""
+    done = {(r["data"], r["neurons"], r["weights"], int(r["seed"])) for r in rows()}
+    for name in names:
+        data = DATA[name][0]()
+        for cell in ((name, n, w) for n in NEURONS for w in WEIGHTS):
+            for seed in range(seeds):
+                if (*cell, seed) not in done:
+                    yield run(data, cell, seed)
+
+
 def main() -> None:
-    """Run every cell, write the CSV file and the README's table."""
+    """Run what is missing of every cell, then write the README's table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
-    parser.add_argument("--dry", action="store_true", help="write nothing")
+    parser.add_argument("--anew", action="store_true", help="forget what was measured before")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines: list[tuple[Any, ...]] = []
-    for name in options.data:
-        data = DATA[name][0]()
-        for cell in ((name, n, w) for n in NEURONS for w in WEIGHTS):
-            for seed in range(options.seeds):
-                start = time.process_time()
-                lines.append(run(data, cell, seed))
-                print(*lines[-1][:-1], f"{time.process_time() - start:.1f} s", flush=True)
-    if options.dry:
-        return
-    with RESULTS.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([HEADER, *lines])
+    if options.anew or not RESULTS.exists():
+        RESULTS.write_text(",".join(HEADER) + "\n", encoding="utf-8")
+    for line in measured(options.data, options.seeds):
+        print(*line[:-1], flush=True)
+        with RESULTS.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(line)
     write_table()
 
 

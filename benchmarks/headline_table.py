@@ -14,13 +14,21 @@ RESULTS = HERE / "results" / "headline.csv"
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- headline: begin -->", "<!-- headline: end -->"
 
+ORDER = ("digits", "events", "LIF", "multi-precision", "float32", "ternary", "binary")
+ORDERED = ("data", "neurons", "weights", "seed")
+
 COLUMNS = ("data", "neurons", "weights", "accuracy, %", "file, KB", "spikes moved", "energy, nJ")
 
 
 def rows() -> list[dict[str, str]]:
-    """Every run of the CSV file."""
+    """Every run of the CSV file, in the order of the table."""
     with RESULTS.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return sorted(csv.DictReader(file), key=lambda run: [order(run[n]) for n in ORDERED])
+
+
+def order(value: str) -> int:
+    """Where a value of a column comes in the table."""
+    return ORDER.index(value) if value in ORDER else int(value)
 
 
 def table(runs: Sequence[Mapping[str, str]]) -> str:
@@ -37,11 +45,15 @@ def _figures(seeds: Sequence[Mapping[str, str]]) -> list[str]:
     )
     moved, spikes = (sum(int(run[name]) for run in seeds) for name in ("moved", "spikes"))
     return [
-        f"{statistics.mean(accuracy):.1f} ± {statistics.stdev(accuracy):.1f}",
+        f"{statistics.mean(accuracy):.1f} ± {_deviation(accuracy):.1f}",
         f"{statistics.mean(size) / 1000:.1f}",
         f"{moved} of {spikes / 1e6:.1f} M",
         f"{statistics.mean(energy):.1f}",
     ]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _line(cells: Sequence[str]) -> str:

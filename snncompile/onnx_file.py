@@ -159,6 +159,17 @@ def load(path: str | os.PathLike[str], threads: int | None) -> OnnxFile:
             f"{name} does not say what its states are; give a file that this version of "
             "snncompile.export wrote"
         )
+    try:
+        return _described(name, session, about)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{name} says what its states are in a way that cannot be read ({error!r}); "
+            "export the network again"
+        ) from error
+
+
+def _described(name: str, session: Any, about: dict[str, str]) -> OnnxFile:  # noqa: ANN401
+    """A file by its metadata."""
     slots = {slot.name: slot for slot in map(_slot, session.get_inputs())}
     pairs = json.loads(about["states"])
     states = tuple(
