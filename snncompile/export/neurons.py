@@ -195,7 +195,7 @@ def _is_fixed(function: Callable[..., Any], parameter: str, value: object) -> bo
     Surrogates and the user's Functions may.
     """
     varies = function in NEURONS and parameter != "surrogate"
-    number = isinstance(value, float) and value != 0 and varies
+    number = isinstance(value, float) and value != 0.0 and varies
     return not number and not isinstance(value, Value)
 
 

@@ -36,9 +36,9 @@ def operations(nodes: list[onnx.NodeProto]) -> list[str]:
 
 
 def run(nodes: list[onnx.NodeProto], *values: Any) -> list[np.ndarray]:
-    names = ("x", "y"), ("spikes", "result")
-    places = [[helper.make_tensor_value_info(n, 1, ["K"]) for n in group] for group in names]
-    graph = helper.make_graph(nodes, "body", *places)
+    taken = [helper.make_tensor_value_info(name, 1, ["K"]) for name in ("x", "y")]
+    made = [helper.make_tensor_value_info(name, 1, ["K"]) for name in ("spikes", "result")]
+    graph = helper.make_graph(nodes, "body", taken, made)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     feed = dict(zip("xy", (np.asarray(v, np.float32) for v in values), strict=True))
     return list(ReferenceEvaluator(model).run(None, feed))
