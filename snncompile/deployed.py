@@ -1,12 +1,12 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
 """A network that runs from its exported file: step by step, or over whole sequences, with state.
 
-States stay in onnxruntime's own memory, in two buffers each that take turns: a step reads one and
-writes the other.
+States lie in two arrays each that take turns: a step reads one and writes the other.
 """
 
 import copy
 import os
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -120,6 +120,8 @@ class Deployed:
         return _single([np.concatenate(parts, output.axis) for output, parts in joined])
 
     def _call(self, inputs: tuple[ArrayLike, ...]) -> list[Array]:
+        if self._memory is not None and self._memory.takes(inputs):
+            return self._memory.call(inputs)
         values = self._taken(inputs)
         batch = self._file.batch_of(values)
         if self._memory is None:
@@ -179,44 +181,83 @@ def _taken_at(value: ArrayLike, axis: int, at: int | slice) -> Array:
 
 
 class _Memory:
-    """The states of one stream: two buffers each, that take turns."""
+    """Where the inputs, states and outputs of one stream lie.
+
+    Arrays are bound to onnxruntime once, which then reads and writes them where they are. States
+    have two, that take turns. Inputs and outputs whose shapes may differ from call to call, as
+    those of sequences do, are bound at every call.
+    """
 
     def __init__(self, file: OnnxFile, batch: int) -> None:
         self.batch = batch
         self._file = file
-        self._buffers = [[_buffer(file, i, batch) for i in range(len(file.states))] for _ in "ab"]
+        results = [output.slot for output in file.outputs]
+        self._stays = all(slot.follows_batch for slot in (*file.inputs, *results))
+        kept = [state.before for state in file.states]
+        filled = [state.initial for state in file.states]
+        self._states = [_arrays(kept, batch, filled), _arrays(kept, batch, filled)]
+        self._inputs = _arrays(file.inputs, batch) if self._stays else []
+        self._shapes = [array.shape for array in self._inputs]
+        self._results = _arrays(results, batch) if self._stays else []
         self._bindings = [self._binding(0), self._binding(1)]
         self._turn = 0
 
     def _binding(self, turn: int) -> Any:  # noqa: ANN401
         binding = self._file.session.io_binding()
-        pairs = zip(self._buffers[turn], self._buffers[1 - turn], strict=True)
+        pairs = zip(self._states[turn], self._states[1 - turn], strict=True)
         for state, (before, after) in zip(self._file.states, pairs, strict=True):
-            binding.bind_ortvalue_input(state.before.name, before)
-            binding.bind_ortvalue_output(state.after, after)
+            binding.bind_ortvalue_input(state.before.name, _value(before))
+            binding.bind_ortvalue_output(state.after, _value(after))
+        for slot, array in zip(self._file.inputs, self._inputs, strict=self._stays):
+            binding.bind_ortvalue_input(slot.name, _value(array))
+        for output, array in zip(self._file.outputs, self._results, strict=self._stays):
+            binding.bind_ortvalue_output(output.name, _value(array))
         return binding
 
-    def call(self, values: list[Array]) -> list[Array]:
+    def takes(self, values: Sequence[ArrayLike]) -> bool:
+        """Whether values have the shapes that are bound: what the call before took, they fit."""
+        return self._stays and self._shapes == [np.shape(value) for value in values]
+
+    def call(self, values: Sequence[ArrayLike]) -> list[Array]:
         """Run the file once."""
         binding = self._bindings[self._turn]
-        for output in self._file.outputs:  # anew, as their shape may differ from the last call's
+        if not self._stays:
+            return self._call_anew(binding, values)
+        for place, value in zip(self._inputs, values, strict=True):
+            place[...] = value
+        self._run(binding)
+        return [array.copy() for array in self._results]
+
+    def _call_anew(self, binding: Any, values: Sequence[ArrayLike]) -> list[Array]:  # noqa: ANN401
+        for output in self._file.outputs:
             binding.bind_output(output.name, "cpu")
         for slot, value in zip(self._file.inputs, values, strict=True):
             binding.bind_cpu_input(slot.name, value)
-        self._file.session.run_with_iobinding(binding)
-        self._turn = 1 - self._turn
+        self._run(binding)
         made = binding.get_outputs()[len(self._file.states) :]
         return [np.array(value.numpy()) for value in made]
 
+    def _run(self, binding: Any) -> None:  # noqa: ANN401
+        self._file.session.run_with_iobinding(binding)
+        self._turn = 1 - self._turn
+
     def read(self) -> list[Array]:
         """The present states."""
-        return [np.array(buffer.numpy()) for buffer in self._buffers[self._turn]]
+        return [array.copy() for array in self._states[self._turn]]
 
 
-def _buffer(file: OnnxFile, index: int, batch: int) -> Any:  # noqa: ANN401
-    state = file.states[index]
-    filled = np.full(state.before.sizes(batch), state.initial, state.before.dtype)
-    return onnxruntime.OrtValue.ortvalue_from_numpy(filled)
+def _arrays(
+    slots: Sequence[Slot], batch: int, filled: Sequence[float] | None = None
+) -> list[Array]:
+    """An array for every slot, full of the number that belongs to it."""
+    numbers = filled or [0.0] * len(slots)
+    pairs = zip(slots, numbers, strict=True)
+    return [np.full(slot.sizes(batch), number, slot.dtype) for slot, number in pairs]
+
+
+def _value(array: Array) -> Any:  # noqa: ANN401
+    """An array as onnxruntime sees it; it stays where it is."""
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
 def _single(values: list[Array]) -> Any:  # noqa: ANN401

@@ -2,7 +2,8 @@
 
 Every convolution and matrix product that a call runs is counted, on the values that it meets: where
 its input is spikes, one accumulate for every spike and every synapse that it reaches; where it is
-real numbers, one multiply-accumulate for every synapse, zeros included. Synapses that would read
+counts, or levels that are quarters, as many as the count or quarters; where it is real numbers, one
+multiply-accumulate for every synapse, zeros included. Synapses that would read
 the padding of a map do not count, nor do biases, normalisation and neurons.
 
 Reference: the energies are those of 45 nm CMOS in Horowitz, Computing's Energy Problem, ISSCC 2014:
@@ -23,6 +24,9 @@ ACCUMULATE = 0.9
 
 MULTIPLY_ACCUMULATE = 4.6
 """Picojoules of one multiply-accumulate, 45 nm."""
+
+_UNITS = (1.0, 0.25)
+"""What spikes, and the emissions of multi-precision neurons with few bits, are multiples of."""
 
 
 @dataclass
@@ -127,7 +131,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         values = values.double()
         dense = products(torch.ones_like(values))
         self.counted.dense += dense
-        if bool(((values >= 0) & (values == values.round())).all()):
-            self.counted.accumulates += products(values)
-        else:
-            self.counted.multiply_accumulates += dense
+        for unit in _UNITS:
+            levels = values / unit
+            if bool(((levels >= 0) & (levels == levels.round())).all()):
+                self.counted.accumulates += products(levels)
+                return
+        self.counted.multiply_accumulates += dense

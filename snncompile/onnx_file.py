@@ -52,6 +52,12 @@ class Slot:
             for size in self.shape
         )
 
+    @property
+    def follows_batch(self) -> bool:
+        """Whether the batch size alone decides the shape."""
+        factors = [f for size in self.shape if isinstance(size, str) for f in size.split("*")]
+        return all(factor == "N" or factor.isdecimal() for factor in factors)
+
     def taken(self, value: ArrayLike) -> Array:
         """A value in this slot's dtype.
 
@@ -79,11 +85,16 @@ class StateSlot:
 
 @dataclass(frozen=True)
 class OverTime:
-    """What the values of an output at every step become: "stack" along `axis`, "mean", ..."""
+    """An output, and what its values at every step become: "stack" along `axis`, "mean", ..."""
 
-    name: str
+    slot: Slot
     reduce: str
     axis: int
+
+    @property
+    def name(self) -> str:
+        """In the file."""
+        return self.slot.name
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,17 @@ def load(path: str | os.PathLike[str], threads: int | None) -> OnnxFile:
             f"{name} does not say what its states are; give a file that this version of "
             "snncompile.export wrote"
         )
+    try:
+        return _described(name, session, about)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{name} says what its states are in a way that cannot be read ({error!r}); "
+            "export the network again"
+        ) from error
+
+
+def _described(name: str, session: Any, about: dict[str, str]) -> OnnxFile:  # noqa: ANN401
+    """A file by its metadata."""
     slots = {slot.name: slot for slot in map(_slot, session.get_inputs())}
     pairs = json.loads(about["states"])
     states = tuple(
@@ -156,10 +178,9 @@ def load(path: str | os.PathLike[str], threads: int | None) -> OnnxFile:
         if s["input"] in slots
     )
     axes = tuple(json.loads(about["inputs"]))
-    names = [value.name for value in session.get_outputs()]
     outputs = tuple(
-        OverTime(name, spec["reduce"], spec["axis"])
-        for name, spec in zip(names, json.loads(about["outputs"]), strict=False)
+        OverTime(_slot(value), spec["reduce"], spec["axis"])
+        for value, spec in zip(session.get_outputs(), json.loads(about["outputs"]), strict=False)
     )
     open_ended = all("T" in slot.shape for slot, axis in zip(slots.values(), axes, strict=True)
                      if axis is not None)  # fmt: skip

@@ -221,7 +221,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         snncompile.Deployed(tmp_path / "net.onnx")
 
 
-@pytest.mark.parametrize("kept", [0, 10, 500])
+@pytest.mark.parametrize("kept", [0, 10, 500, -1])
 def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
     export_program(programs.feedforward(), tmp_path / "n.onnx")
     data = (tmp_path / "n.onnx").read_bytes()
@@ -239,3 +239,29 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="does not say what its states are"):
         snncompile.Deployed(tmp_path / "n.onnx")
+
+
+@pytest.mark.parametrize("states", ["not json", "[1]", '[{"input": "x"}]'])
+def test_metadata_that_cannot_be_read_is_refused(states: str, tmp_path: Path) -> None:
+    export_program(programs.feedforward(), tmp_path / "n.onnx", form="step")
+    model = onnx.load(tmp_path / "n.onnx")
+    next(item for item in model.metadata_props if item.key == "states").value = states
+    onnx.save(model, tmp_path / "n.onnx")
+
+    with pytest.raises(InputError, match=r"cannot be read .*export the network again"):
+        snncompile.Deployed(tmp_path / "n.onnx")
+
+
+def test_a_file_holds_onnx_operators_and_nothing_that_runs_beside_them(tmp_path: Path) -> None:
+    export_program(mlp("binary").program, tmp_path / "n.onnx", weights="binary", form="step")
+
+    model = onnx.load(tmp_path / "n.onnx", load_external_data=False)
+
+    local = {function.name for function in model.functions}
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    for node in (node for body in bodies for node in body):
+        known = node.op_type in local if node.domain == "snn" else onnx.defs.has(node.op_type)
+        assert node.domain in ("", "snn")
+        assert known
+    assert not [tensor for tensor in model.graph.initializer if tensor.external_data]
+    assert b"Python" not in model.SerializeToString()

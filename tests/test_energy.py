@@ -83,3 +83,11 @@ def test_nothing_is_left_changed() -> None:
 
     assert torch.backends.mkldnn.enabled == before
     assert layer(x).requires_grad
+
+
+def test_quarters_count_as_many_accumulates_as_there_are() -> None:
+    x = torch.tensor([[0.0, 0.25, 3.75]])
+
+    counted = operations(nn.Linear(3, 4), x)
+
+    assert (counted.accumulates, counted.multiply_accumulates) == (16 * 4, 0)

@@ -26,8 +26,9 @@ from snncompile.ir.program import Program
 Target: TypeAlias = Literal["any", "x86-int8"]
 TARGETS: Final[tuple[Target, ...]] = ("any", "x86-int8")
 
-_WIDE = 64
-"""How many outputs a linear map has for which integers were measured to be faster."""
+_WIDE, _WIDE_CONVOLUTION, _DEEP_CONVOLUTION = 64, 128, 512
+"""For how many outputs of a linear map, and for how many outputs and inputs of a convolution,
+integers were measured to be faster, with VNNI and without."""
 
 _BYTE, _PAIR = 2**8 - 1, 2**15 - 1
 _FUSED: Final = (
@@ -124,17 +125,29 @@ def encode(
 
 
 def _zero(synapse: EncodedSynapse, inputs: Known) -> int | None:
-    """What makes a byte of an input, if a linear map is large enough for integers to be faster.
+    """What makes a byte of an input, if a synapse is large enough for integers to be faster.
 
     Processors without VNNI add two products in 16 bits; these must not saturate.
     """
-    wide = synapse.synapse.is_linear and len(synapse.code.levels) >= _WIDE
-    if not wide or inputs is None or synapse.code.encoding == "float32" or synapse.units is None:
+    if (
+        not _is_large(synapse)
+        or inputs is None
+        or synapse.code.encoding == "float32"
+        or synapse.units is None
+    ):
         return None
     zero = int(inputs.bound * synapse.units)
     largest = int(synapse.code.levels.abs().max())
     fits = 2 * zero <= _BYTE and 2 * (2 * zero) * largest <= _PAIR
     return zero if fits else None
+
+
+def _is_large(synapse: EncodedSynapse) -> bool:
+    outputs, inputs = synapse.code.levels.flatten(1).shape
+    if synapse.synapse.is_linear:
+        return outputs >= _WIDE
+    grouped = synapse.synapse.settings.get("groups", 1) != 1
+    return not grouped and outputs >= _WIDE_CONVOLUTION and inputs >= _DEEP_CONVOLUTION
 
 
 def _encoded(

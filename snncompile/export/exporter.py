@@ -62,8 +62,8 @@ def export_program(  # noqa: PLR0913
         weights: "binary" stores the weights that have two levels a channel as one bit each,
             "ternary" those that have three as two bits; all others stay float32. "int8" rounds
             every weight to 255 levels a channel.
-        target: "x86-int8" has wide linear layers with encoded weights add up in 8-bit integers:
-            faster on x86 processors with VNNI, slower in browsers, exact in both.
+        target: "x86-int8" has wide linear layers and convolutions with encoded weights add up in
+            8-bit integers: faster on x86 processors, slower in browsers, exact in both.
         batch: "dynamic", or the batch size that the file declares.
         opset: The version of the ONNX operators, 17 to 23.
         check: The tensors of a call to compare on; random ones by default.

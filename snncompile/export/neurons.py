@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from snncompile.export.graph import DOMAIN, FunctionWriter, GraphWriter, Value, rename
 from snncompile.export.recipes import apply, recipe_of_call
+from snncompile.export.simplified import simplified
 from snncompile.export.tracing import forward_of, is_function, trace
 from snncompile.ir.neurons import NEURONS, SPIKING
 from snncompile.ir.program import is_neuron
@@ -92,10 +93,11 @@ class FunctionLibrary:
     ) -> onnx.FunctionProto:
         writer = _BodyWriter(self.opset, arguments, names)
         outputs = writer.write(traced)
+        nodes = simplified(writer.nodes, outputs)
         inputs = [str(p.target) for p in traced.find_nodes(op="placeholder") if p.users]
         tensors = [name for name in inputs if name not in writer.numbers]
         return helper.make_function(
-            DOMAIN, "", tensors, outputs, writer.nodes, [helper.make_opsetid("", self.opset)],
+            DOMAIN, "", tensors, outputs, nodes, [helper.make_opsetid("", self.opset)],
             list(writer.read),
         )  # fmt: skip
 
@@ -188,8 +190,12 @@ def _named(function: Callable[..., Any], leaves: Iterable[tuple[Any, Any]]) -> l
 
 
 def _is_fixed(function: Callable[..., Any], parameter: str, value: object) -> bool:
-    """Numbers vary, but not those of surrogates and of the user's Functions, which may branch."""
-    number = isinstance(value, float) and function in NEURONS and parameter != "surrogate"
+    """Numbers vary, but not zeros, which shorten the body, nor where Python may branch on them.
+
+    Surrogates and the user's Functions may.
+    """
+    varies = function in NEURONS and parameter != "surrogate"
+    number = isinstance(value, float) and value != 0.0 and varies
     return not number and not isinstance(value, Value)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from snncompile.export.encoded_synapses import EncodedSynapse
 from snncompile.export.graph import Attribute, GraphWriter, Value
+from snncompile.export.integer_sums import integer_lines, matrix
 from snncompile.export.neurons import FunctionLibrary
 from snncompile.export.packing import packed, parsed, unpacking
 from snncompile.export.synapses import convolution_attributes
@@ -43,7 +44,8 @@ def call_synapse(
 def _stored(graph: GraphWriter, synapse: EncodedSynapse) -> dict[str, str]:
     """The initializers of the weight, by the function's input."""
     code, name = synapse.code, synapse.synapse.name
-    levels = code.levels.t() if synapse.synapse.is_linear else code.levels
+    as_matrix = synapse.synapse.is_linear or synapse.zero is not None
+    levels = matrix(synapse) if as_matrix else code.levels
     if code.encoding in ("float32", "int8"):
         role = "weight" if code.encoding == "float32" else "levels"
         return {role: graph.weight(f"{name}.{role}", levels)}
@@ -69,7 +71,7 @@ def _over_channels(graph: GraphWriter, synapse: EncodedSynapse, role: str, value
 
 def _attributes(synapse: EncodedSynapse) -> dict[str, Attribute]:
     found: dict[str, Attribute] = {}
-    if not synapse.synapse.is_linear:
+    if not synapse.synapse.is_linear and synapse.zero is None:
         kernel = [int(size) for size in synapse.synapse.weight.shape[2:]]
         found.update(convolution_attributes(kernel, **synapse.synapse.settings))
     if synapse.units is not None and synapse.units > 1:
@@ -113,7 +115,7 @@ def _weight_lines(
 def _sum_lines(synapse: EncodedSynapse) -> tuple[list[str], str]:
     """What adds up, and the name of its result."""
     if synapse.zero is not None:
-        return _integer_lines(synapse), "counts"
+        return integer_lines(synapse), "counts"
     lines = [_product_line(synapse)]
     if synapse.units is None:
         return ([*lines, *_HELD], "held") if synapse.held else (lines, "sums")
@@ -136,21 +138,6 @@ _HELD = [
     "held = Clip(sums, lowest)",
 ]
 """A node that changes no finite number and that runtimes do not fuse a scale over."""
-
-
-def _integer_lines(synapse: EncodedSynapse) -> list[str]:
-    """Inputs as bytes, times levels as signed bytes: integers, whatever the processor."""
-    grown = synapse.units is not None and synapse.units > 1
-    units = ["one = Constant<value_float: float = @units>()", "grown = Mul(value, one)"]
-    return [
-        "offset = Constant<value_float: float = @zero>()",
-        *(units if grown else []),
-        f"raised = Add({'grown' if grown else 'value'}, offset)",
-        "bytes_in = Cast<to = 2>(raised)",
-        "zero_point = Cast<to = 2>(offset)",
-        "sums = MatMulInteger(bytes_in, weight, zero_point)",
-        "counts = Cast<to = 1>(sums)",
-    ]
 
 
 def _name(synapse: EncodedSynapse) -> str:

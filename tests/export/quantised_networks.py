@@ -16,6 +16,7 @@ from torch.nn import functional
 from snncompile.ir.program import Program
 from snncompile.ir.quantised import binarized, binary_parts, ternarized, ternary_parts
 from tests import programs
+from tests.export.runtimes import spikes, states
 
 Step: TypeAlias = Callable[..., tuple[list[Tensor], list[Tensor]]]
 QUANTISERS: dict[str, Any] = {"binary": binarized, "ternary": ternarized}
@@ -39,6 +40,21 @@ class Network:
         return outputs, states
 
 
+STEPS, BATCH = 6, 3
+
+
+def given_to(
+    network: Network, batch: int = BATCH, steps: int = STEPS
+) -> tuple[Tensor, list[Tensor]]:
+    """Spikes for the input, and for the states multiples of 1/8; those that hold spikes are zero."""
+    shape = network.program.placeholders()[0].meta["val"].shape[1:]
+    held = [
+        torch.zeros_like(value) if state.name.endswith("_s") else value
+        for state, value in zip(network.program.states, states(network.program, batch), strict=True)
+    ]
+    return spikes(steps, batch, *shape), held
+
+
 def quantised(step: programs.Step, name: str, x: fx.Node, kind: str) -> fx.Node:
     """A call of the root's layer at `name` with quantised weights."""
     layer: Any = step.root.get_submodule(name)
@@ -46,9 +62,9 @@ def quantised(step: programs.Step, name: str, x: fx.Node, kind: str) -> fx.Node:
     bias = None if layer.bias is None else step.graph.get_attr(f"{name}.bias")
     if isinstance(layer, nn.Linear):
         return step.call(functional.linear, x, weight, bias)
-    return step.call(
-        torch.conv2d, x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups
-    )
+    function = {nn.Conv1d: torch.conv1d, nn.Conv2d: torch.conv2d, nn.Conv3d: torch.conv3d}
+    settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return step.call(function[type(layer)], x, weight, bias, *settings)
 
 
 def current(layer: Any, x: Tensor, kind: str) -> Tensor:
@@ -57,11 +73,10 @@ def current(layer: Any, x: Tensor, kind: str) -> Tensor:
     if isinstance(layer, nn.Linear):
         found: Tensor = functional.linear(x, signs) * scale.flatten()
         return found if layer.bias is None else found + layer.bias
-    found = functional.conv2d(
-        x, signs, None, layer.stride, layer.padding, layer.dilation, layer.groups
-    )
-    found = found * scale.reshape(-1, 1, 1)
-    return found if layer.bias is None else found + layer.bias.reshape(-1, 1, 1)
+    found = layer._conv_forward(x, signs, None)
+    ones = (1,) * (x.dim() - 2)
+    found = found * scale.reshape(-1, *ones)
+    return found if layer.bias is None else found + layer.bias.reshape(-1, *ones)
 
 
 def lif(drive: Tensor, membrane: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,6 +177,24 @@ def wide(kind: str) -> Network:
         s1, v1 = lif(current(root["a"], x, kind), v1)
         s2, v2 = lif(current(root["b"], (s1 - 1.0) * 0.5, kind), v2)
         return [current(root["c"], s2, kind)], [v1, v2]
+
+    return Network(program, eager)
+
+
+def deep(kind: str, layer: nn.Module, *shape: int, halves: bool = False) -> Network:
+    """A convolution behind neurons of [N, *shape], on their spikes or on -1/2 where none is."""
+    torch.manual_seed(0)
+    root = nn.ModuleDict({"conv": layer})
+    step = programs.Step(root)
+    x, membrane = step.input("x", *shape), step.state("lif.v", *shape)
+    value = step.lif(x, membrane, "lif")
+    if halves:
+        value = step.call(torch.mul, step.call(torch.sub, value, 1.0), 0.5)
+    program = step.program(quantised(step, "conv", value, kind))
+
+    def eager(x: Tensor, v: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        spikes, v = lif(x, v)
+        return [current(layer, (spikes - 1.0) * 0.5 if halves else spikes, kind)], [v]
 
     return Network(program, eager)
 

@@ -86,6 +86,16 @@ class File:
         return list(self._runner.run(None, feed))
 
 
+def run_steps(file: File, x: Tensor, held: list[Tensor]) -> tuple[list[np.ndarray], list[Tensor]]:
+    """The first output of every step of a step file, and the final states."""
+    outputs = []
+    for x_t in x:
+        first, *rest = file(x_t, *held)
+        outputs.append(first)
+        held = [torch.from_numpy(value) for value in rest]
+    return outputs, held
+
+
 def of_function(function: nn.Module, *shapes: tuple[int, ...]) -> Program:
     """A program whose step is a traced module, without states; inputs are [N, *shape]."""
     traced = fx.symbolic_trace(function)

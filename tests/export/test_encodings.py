@@ -17,33 +17,11 @@ from snncompile.export.report import Form
 from snncompile.ir.program import Program
 from snncompile.ir.quantised import binarized, ternarized
 from tests import programs
-from tests.export.quantised_networks import NETWORKS, Network, on_the_threshold, wide
-from tests.export.runtimes import File, spikes, states
+from tests.export.quantised_networks import BATCH, NETWORKS, STEPS, given_to, on_the_threshold
+from tests.export.runtimes import File, run_steps, spikes
 
-STEPS, BATCH = 6, 3
 RUNTIMES = ("plain", "basic", "extended", "optimized", "evaluator")
 KINDS = ("binary", "ternary")
-
-
-def given_to(
-    network: Network, batch: int = BATCH, steps: int = STEPS
-) -> tuple[Tensor, list[Tensor]]:
-    """Spikes for the input, and for the states multiples of 1/8; those that hold spikes are zero."""
-    shape = network.program.placeholders()[0].meta["val"].shape[1:]
-    held = [
-        torch.zeros_like(value) if state.name.endswith("_s") else value
-        for state, value in zip(network.program.states, states(network.program, batch), strict=True)
-    ]
-    return spikes(steps, batch, *shape), held
-
-
-def run_steps(file: File, x: Tensor, held: list[Tensor]) -> tuple[list[np.ndarray], list[Any]]:
-    outputs = []
-    for x_t in x:
-        first, *rest = file(x_t, *held)
-        outputs.append(first)
-        held = [torch.from_numpy(value) for value in rest]
-    return outputs, held
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -298,52 +276,3 @@ def test_an_unknown_encoding_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="weights is 'int3'; use one of float32, int8, ternary"):
         export_program(programs.feedforward(), tmp_path / "n.onnx", weights=weights)
-
-
-# Integers -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("form", ["step", "sequence"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_integers_add_up_to_the_bits_of_eager_torch(
-    kind: Any, form: Form, runtime: str, tmp_path: Path
-) -> None:
-    network = wide(kind)
-
-    export_program(network.program, tmp_path / "n.onnx", weights=kind, form=form, target="x86-int8")
-
-    file = File(tmp_path / "n.onnx", runtime)
-    bodies = {f.name: {node.op_type for node in f.node} for f in file.model.functions}
-    x, held = given_to(network)
-    wanted, final = network.run(x, held)
-    if form == "step":
-        got, after = run_steps(file, x, held)
-    else:
-        whole, *last = file(x, *held)
-        got, after = list(whole), [torch.from_numpy(value) for value in last]
-    assert all(np.array_equal(a, b.numpy()) for a, b in zip(got, wanted, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(after, final, strict=True))
-    assert "MatMulInteger" in bodies[f"{kind}_linear_in_integers"]
-    assert "MatMul" in bodies[f"{kind}_linear_of_reals"]
-
-
-def test_narrow_layers_and_convolutions_do_not_use_integers(tmp_path: Path) -> None:
-    program = NETWORKS["residual"]("binary").program
-
-    report = export_program(program, tmp_path / "n.onnx", weights="binary", target="x86-int8")
-
-    assert not [name for name in report.functions if name.endswith("_in_integers")]
-
-
-def test_int8_weights_add_up_in_integers_without_saturating(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    program = of_layers(nn.Sequential(nn.Linear(16, 64), nn.Linear(64, 64)), 16)
-    check = (spikes(10, 16, 16),)
-
-    report = export_program(
-        program, tmp_path / "n.onnx", weights="int8", target="x86-int8", check=check
-    )
-
-    assert "int8_linear_in_integers" in report.functions
-    assert (report.agreement.moved, report.agreement.difference) == (0, 0.0)
