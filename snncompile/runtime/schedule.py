@@ -98,8 +98,10 @@ class Runner:
         if steps < 1:
             raise InputError(f"a program runs at least 1 time step, not {steps}")
         tile = self._tile(inputs, steps)
-        plan = self._plans[self._planned(tile > 1, record is not None)]
-        call = Call(self.program, plan, inputs, list(states), steps, tile)
+        observed = record is not None
+        # A branch, because torch.compile may hold the sizes as symbols.
+        key = self._planned(True, observed) if tile > 1 else self._planned(False, observed)
+        call = Call(self.program, self._plans[key], inputs, list(states), steps, tile)
         if record is not None:
             values, states = call.results(call.execute())
             count = len(self.program.outputs)
