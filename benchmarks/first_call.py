@@ -36,7 +36,7 @@ SETTINGS: dict[Neuron, tuple[int, dict[str, Any]]] = {
     neurons.synaptic_current: (1, {"decay": 0.5, "order": "decay_then_add"}),
     accumulation.accumulating: (1, {**FIRING, "neuron": neurons.lif, "strict": True}),
     neurons.multi_precision: (1, {**LEAKY, "levels": 4.0}),
-    neurons.single_spike: (2, {**LEAKY, "surrogate": Surrogate("atan", (2.0,)), "rule": "v2"}),
+    neurons.single_spike: (3, {**LEAKY, "surrogate": Surrogate("atan", (2.0,)), "rule": "v2"}),
 }
 """How many states each has, and common settings."""
 
