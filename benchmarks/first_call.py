@@ -1,4 +1,4 @@
-"""What the first call of a neuron's kernel costs, for every elementwise neuron of the IR.
+"""What the first call of a neuron's kernel costs, for neurons of the IR.
 
     python benchmarks/first_call.py
 
@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.environ["SNNCOMPILE_CACHE"] = directory
         build.cache_directory.cache_clear()
-        for neuron, (states, settings) in {**SETTINGS}.items():
+        for neuron, (states, settings) in SETTINGS.items():
             new, cached = (cpu_seconds(neuron, states, settings) for _ in range(2))
             print(f"| {neuron.__name__} | {new:.2f} | {cached:.2f} |", flush=True)
 

@@ -103,7 +103,7 @@ def test_no_thread_of_the_system_is_left_behind_either() -> None:
 
     done = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True, timeout=120,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
 
     before, after = done.stdout.split()
