@@ -1,4 +1,4 @@
-"""The verbs of snncompile: capture, transform, verify, export."""
+"""The verbs of snncompile: capture, transform, verify, bench, export."""
 
 import os
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from snncompile import passes as registry
+from snncompile.bench import Comparison, bench
 from snncompile.capture import capture
 from snncompile.errors import ExportError, InputError
 from snncompile.export import Encoding, ExportReport, Form, Target, export_program
@@ -18,7 +19,7 @@ from snncompile.rewrite import Pass
 from snncompile.runtime.schedule import ScheduleName
 from snncompile.verify import Report, verify
 
-__all__ = ["Report", "capture", "export", "transform", "verify"]
+__all__ = ["Comparison", "Report", "bench", "capture", "export", "transform", "verify"]
 
 
 def transform(

@@ -9,18 +9,17 @@ from dataclasses import asdict, astuple
 from functools import wraps
 from inspect import getdoc
 from pathlib import Path
-from typing import Annotated, Literal, ParamSpec, cast
+from typing import Annotated, ParamSpec
 
 import typer
-from torch import Tensor, nn
 
 from snncompile import api
+from snncompile.arguments import accepted_batch, transformed
 from snncompile.deployed import Deployed
-from snncompile.errors import InputError, SnncompileError
+from snncompile.errors import SnncompileError
 from snncompile.ir.text import text
 from snncompile.latency import latency
 from snncompile.loading import Example, Network, array_from
-from snncompile.module import Transformed
 from snncompile.options import (
     AsJson,
     Batch,
@@ -38,7 +37,6 @@ from snncompile.options import (
     Weights,
 )
 from snncompile.passes import PASSES
-from snncompile.runtime.schedule import ScheduleName
 from snncompile.summary import layers_of
 from snncompile.terminal import beginning, print_json, print_table, save, working, write
 
@@ -136,8 +134,8 @@ def transform(  # noqa: PLR0913
     with working("capturing and rewriting"):
         loaded, inputs = network.load(), example.load()
         before = api.capture(loaded, inputs, time_steps=example.captured_steps)
-        transformed = _transformed(loaded, inputs, example, passes, schedule)
-        texts = {"before": text(before), "after": text(transformed.program)}
+        rewritten = transformed(loaded, inputs, example, passes, schedule)
+        texts = {"before": text(before), "after": text(rewritten.program)}
     if save is not None:
         for name, content in texts.items():
             write(save / f"{name}.txt", content + "\n")
@@ -168,8 +166,8 @@ def verify(  # noqa: PLR0913
     example = Example(input, time_steps, batch, layout, seed)
     with working("transforming and comparing"):
         loaded, inputs = network.load(), example.load()
-        transformed = _transformed(loaded, inputs, example, passes, schedule)
-        report = api.verify(loaded, transformed, inputs, gradients=gradients)
+        rewritten = transformed(loaded, inputs, example, passes, schedule)
+        report = api.verify(loaded, rewritten, inputs, gradients=gradients)
     silent = [neuron.name for neuron in report.neurons if neuron.rate == 0]
     if silent:
         print(f"note: never fired on this input: {', '.join(silent)}", file=sys.stderr)
@@ -180,6 +178,41 @@ def verify(  # noqa: PLR0913
     if not report.ok:
         if not as_json:
             print(f"explained by rounding: {'yes' if report.explained else 'no'}")
+        raise typer.Exit(DIFFERS)
+
+
+@_command
+def bench(  # noqa: PLR0913
+    model: Model,
+    *,
+    passes: Passes = None,
+    input: Input = None,  # noqa: A002
+    time_steps: Steps = None,
+    batch: Batch = None,
+    layout: Over = None,
+    seed: Seed = 0,
+    state_dict: StateDict = None,
+    train: Train = False,
+    schedule: Schedule = "auto",
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Of torch; repeat it for more. 1 and all if not given."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each call is timed.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model against its transformed self: time and memory, once they agree."""
+    network = Network(model, state_dict, train)
+    example = Example(input, time_steps, batch, layout, seed)
+    with working("transforming, verifying and measuring"):
+        loaded, inputs = network.load(), example.load()
+        rewritten = transformed(loaded, inputs, example, passes, schedule)
+        found = api.bench(loaded, rewritten, inputs, threads=threads, repeats=repeats)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        print(found)
+    if not found.measured:
         raise typer.Exit(DIFFERS)
 
 
@@ -204,14 +237,14 @@ def export(  # noqa: PLR0913
     as_json: AsJson = False,
 ) -> None:
     """Write a model as an ONNX file that onnxruntime has been seen to agree with."""
-    accepted = _accepted_batch(batch)
+    accepted = accepted_batch(batch)
     samples = accepted if isinstance(accepted, int) else None
     network, example = Network(model, state_dict), Example(input, time_steps, samples, layout, seed)
     with working("capturing and exporting"):
         inputs = example.load()
-        transformed = _transformed(network.load(), inputs, example, passes, "auto")
+        rewritten = transformed(network.load(), inputs, example, passes, "auto")
         report = api.export(
-            transformed, output, example_inputs=inputs, weights=weights, form=form,
+            rewritten, output, example_inputs=inputs, weights=weights, form=form,
             target=target, batch=accepted, opset=opset,
         )  # fmt: skip
         speed = latency(output)
@@ -258,32 +291,3 @@ def passes(*, as_json: AsJson = False) -> None:
         print_json({"passes": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
         print_table(columns, rows)
-
-
-# Between options and the compiler -----------------------------------------------------------------
-
-
-def _transformed(
-    model: nn.Module, inputs: Tensor, example: Example, passes: list[str] | None, schedule: str
-) -> Transformed:
-    transformed = api.transform(
-        model,
-        passes or [],
-        example_inputs=inputs,
-        time_steps=example.captured_steps,
-        schedule=_schedule(schedule),
-    )
-    example.check_steps(transformed.program.time)
-    return transformed
-
-
-def _schedule(schedule: str) -> ScheduleName | int:
-    return int(schedule) if schedule.isdecimal() else cast("ScheduleName", schedule)
-
-
-def _accepted_batch(batch: str) -> int | Literal["dynamic"]:
-    if batch == "dynamic":
-        return "dynamic"
-    if not batch.isdecimal() or int(batch) == 0:
-        raise InputError(f"--batch is {batch!r}; give a number of samples, or dynamic")
-    return int(batch)

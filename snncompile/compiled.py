@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from snncompile.distributed import gather
 from snncompile.errors import InputError
 from snncompile.ir.program import Program
 from snncompile.memory.report import KeptBySegment
@@ -104,6 +105,7 @@ class Compiled:
     def _given(self, leaves: list[Any]) -> tuple[tuple[Tensor, ...], int, tuple[Tensor, ...]]:
         """The inputs, time first, the number of steps, and what else the prologue computes."""
         program = self.program
+        gather(program)
         _check_arguments(program, leaves)
         values: tuple[Any, ...] = tuple(leaves[i] for i in program.arguments.tensors)
         if program.prologue is not None:

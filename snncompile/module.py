@@ -5,7 +5,7 @@ under the same names), and computes what the rewritten program says, under the c
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from snncompile.capture import capture
 from snncompile.compiled import Compiled, ready
+from snncompile.distributed import refuse_parts, refuse_sharded, refuse_unknown_parameters
 from snncompile.errors import InputError
 from snncompile.ir.program import Program
 from snncompile.memory.report import KeptBySegment
@@ -20,6 +21,18 @@ from snncompile.rewrite import Pass, run_passes
 from snncompile.runtime.schedule import Recording, ScheduleName
 
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _not_while_tracing(method: Method) -> Method:
+    """Have torch.compile leave a method to Python; with fullgraph=True it gives the reason."""
+    reason = (
+        "snncompile captures a model outside of torch.compile: give transform example_inputs, or "
+        "call the network once in this mode and with such inputs before"
+    )
+    disable = cast("Callable[..., Method]", cast("Any", torch.compiler).disable)
+    return disable(method, reason=reason)
 
 
 class Transformed(nn.Module):
@@ -66,6 +79,7 @@ class Transformed(nn.Module):
 
     def record(self, recording: Recording, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Like a call; fills `recording` with what every neuron received and emitted."""
+        refuse_parts(self)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         return self._find(args, kwargs, leaves, spec).run(leaves, self._hidden, recording)
 
@@ -97,8 +111,9 @@ class Transformed(nn.Module):
             the model stacks, sums or averages over time.
 
         Raises:
-            InputError: The network learns after its last step only.
+            InputError: The network learns after its last step only, or it is sharded.
         """
+        refuse_parts(self)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         found = self._find(args, kwargs, leaves, spec)
         if found.program.gradient == "last-step":
@@ -135,18 +150,20 @@ class Transformed(nn.Module):
         leaves: list[Any],
         spec: pytree.TreeSpec,
     ) -> Compiled:
-        if torch.compiler.is_compiling() and self._compiled:
-            return self._compiled[-1]
         mode = tuple(module.training for module in self.original.modules())
         for position in range(len(self._compiled) - 1, -1, -1):
             if self._compiled[position].fits(mode, spec, leaves):
+                if torch.compiler.is_compiling():
+                    return self._compiled[position]
                 self._compiled.append(self._compiled.pop(position))
                 return self._compiled[-1]
         return self._compile(args, kwargs, mode)
 
+    @_not_while_tracing
     def _compile(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: tuple[bool, ...]
     ) -> Compiled:
+        refuse_sharded(self.original)
         added = {keyword for item in self.passes for keyword in item.keywords}
         own = {name: value for name, value in kwargs.items() if name not in added}
         program = capture(self.original, args, own, time_steps=self.time_steps)
@@ -159,6 +176,7 @@ class Transformed(nn.Module):
         if self._weights is not None and program.root is not self.original:
             self.load_state_dict(self._weights)
         self._weights = None
+        refuse_unknown_parameters(self)
         return made
 
     def continue_from(self, other: "Transformed") -> None:

@@ -334,5 +334,14 @@ def test_unexpected_exceptions_propagate(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_help_tells_the_exit_codes() -> None:
-    for command in ([], ["inspect"], ["transform"], ["verify"], ["export"], ["run"], ["passes"]):
+    for command in (
+        [],
+        ["inspect"],
+        ["transform"],
+        ["verify"],
+        ["bench"],
+        ["export"],
+        ["run"],
+        ["passes"],
+    ):
         assert "Exit codes: 0 ok; 1 the" in run(*command, "--help").stdout

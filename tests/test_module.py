@@ -5,16 +5,19 @@
 import copy
 import io
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from snncompile.errors import InputError
 from snncompile.module import Transformed
+from snncompile.nn import LIF
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
 from snncompile.runtime.schedule import ScheduleName
 from tests.capture.networks import BatchFirst, HandWritten, NumbersFirst, Residual
@@ -231,17 +234,43 @@ def test_torch_compile_takes_it_as_one_graph(schedule: ScheduleName) -> None:
     assert all(torch.equal(a, b) for a, b in zip(compiled(x), wanted, strict=True))
 
 
-def test_distributed_data_parallel_accepts_it(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = HandWritten()
-    fast = Transformed(model, (), "layers", None)
-    x = 2 * torch.rand(3, 2, 6)
-    fast(x)
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)  # type: ignore[attr-defined]
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        DistributedDataParallel(fast)(x)[0].sum().backward()
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
 
-    assert model.layer.weight.grad is not None
+
+@pytest.mark.usefixtures("process_group")
+def test_parameters_that_a_wrapper_does_not_know_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)).eval()
+    x = torch.rand(3, 2, 6)
+    wrapped = DistributedDataParallel(Transformed(model, (FuseBatchNorm(),), "layers", 3))
+
+    with pytest.raises(InputError, match=r"0\.weight belongs to a copy"):
+        wrapped(x)
+
+    captured = Transformed(model, (FuseBatchNorm(),), "layers", 3)
+    captured(x)
+    assert DistributedDataParallel(captured)(x).shape == (3, 2, 8)
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_network_is_sharded_after_it_was_captured() -> None:
+    x = torch.rand(3, 2, 6)
+    fast = Transformed(HandWritten(), (), "layers", None)
+    late = Transformed(nn.Sequential(nn.Linear(6, 8), LIF()), (), "layers", 3)
+    early = Transformed(nn.Sequential(nn.Linear(6, 8), LIF()), (), "layers", 3)
+    early(x)
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    fully_shard(late.original[0], mesh=mesh)
+    fully_shard(early.original, mesh=mesh)
+
+    with pytest.raises(InputError, match="Transform it first"):
+        late(x)
+    with pytest.raises(InputError, match="not to the model itself"):
+        early(x)
+    with pytest.raises(InputError, match="can only be called"):
+        fully_shard(Transformed(nn.Linear(6, 8), (), "layers", 3), mesh=mesh).steps(x)
+    assert fast(x)[0].shape == (3, 2, 8)

@@ -103,9 +103,15 @@ class Runner:
             raise InputError(f"a program runs at least 1 time step, not {steps}")
         tile = self._tile(inputs, steps)
         size = self._size(inputs, steps, tile)
-        plan = self._plans[self._planned(tile > 1, record is not None, size)]
+        observed = record is not None
+        # A branch, because torch.compile may hold the sizes as symbols.
+        key = (
+            self._planned(True, observed, size)
+            if tile > 1
+            else self._planned(False, observed, size)
+        )
         chunk = self._chunk(steps) if size and tile == 1 else 0
-        call = Call(self.program, plan, inputs, list(states), steps, tile, chunk)
+        call = Call(self.program, self._plans[key], inputs, list(states), steps, tile, chunk)
         if record is not None:
             values, states = call.results(call.execute())
             count = len(self.program.outputs)
@@ -169,11 +175,16 @@ class Runner:
     def _size(
         self, inputs: tuple[Tensor, ...], steps: int, tile: int
     ) -> tuple[int, int, int] | None:
-        """The size of a call whose backward pass runs something again; None for others."""
+        """The size of a call whose backward pass runs something again; None for others.
+
+        Without a budget only whether all steps are one tile matters.
+        """
         asked = self.program.recompute
         if asked is None or not torch.is_grad_enabled():
             return None
-        return steps, 1 if asked.budget is None else self._samples(inputs), tile
+        if asked.budget is None:
+            return (2, 1, 2) if tile == steps else (2, 1, 1)
+        return steps, self._samples(inputs), tile
 
     @while_tracing
     def _chunk(self, steps: int) -> int:

@@ -21,6 +21,7 @@ from snncompile.verify.compare import (
 )
 from snncompile.verify.observe import observed, reset
 from snncompile.verify.report import Keeps, Report
+from snncompile.verify.wrappers import as_compiled, unwrapped
 
 __all__ = ["Report", "verify"]
 
@@ -42,6 +43,10 @@ def verify(
     Both run from the same random state with hidden states cleared; hidden states, gradients,
     statistics and the random generator are left as they were.
 
+    What `torch.compile` and `DistributedDataParallel` wrap around either is looked through. Outputs
+    and gradients of a compiled network are those of the compiled one; spikes are recorded outside
+    of it.
+
     Args:
         model: The model the user has.
         transformed: What `snncompile.transform` made of it.
@@ -55,34 +60,50 @@ def verify(
     Raises:
         TypeError: `transformed` does not come from `snncompile.transform`.
     """
-    if not isinstance(transformed, Transformed):
+    own = transformed_within(transformed)
+    compiled = as_compiled(transformed)
+    return _compare((unwrapped(model), own, compiled), inputs, seed, gradients=gradients)
+
+
+def transformed_within(network: nn.Module) -> Transformed:
+    """What `snncompile.transform` returned, in whatever torch wraps around it.
+
+    Raises:
+        TypeError: It does not come from `snncompile.transform`.
+    """
+    own = unwrapped(network)
+    if not isinstance(own, Transformed):
         raise TypeError(
-            "verify compares with what snncompile.transform returns, "
-            f"not {type(transformed).__name__}"
+            f"a model is compared with what snncompile.transform returns, not {type(own).__name__}"
         )
-    return _compare(model, transformed, inputs, seed, gradients=gradients)
+    return own
 
 
 def _compare(
-    model: nn.Module,
-    transformed: Transformed,
+    networks: tuple[nn.Module, Transformed, nn.Module | None],
     inputs: tuple[Any, ...],
     seed: int,
     *,
     gradients: bool,
 ) -> Report:
+    model, transformed, compiled = networks
     program = transformed.program_for(*inputs)
     keeps = _keeps(transformed)
     linear = seed if gradients and keeps == "outputs" else None
-    with _preserved(model, transformed, seed), observed(model) as seen:
+    with preserved(model, transformed, seed), observed(model) as seen:
         arguments, leaves = _fresh(inputs)
         expected = call(model, program, arguments)
         wanted = loss_gradients(model, expected, leaves, linear)
     recording = Recording()
-    with _preserved(model, transformed, seed):
+    with preserved(model, transformed, seed):
         arguments, leaves = _fresh(inputs)
         result = transformed.record(recording, *arguments)
         found = loss_gradients(transformed, result, leaves, linear)
+    if compiled is not None:
+        with preserved(model, transformed, seed):
+            arguments, leaves = _fresh(inputs)
+            result = compiled(*arguments)
+            found = loss_gradients(transformed, result, leaves, linear)
     outputs, problems = compare_outputs(expected, result)
     same_parameters = program.root is transformed.original
     shared = {n: g for n, g in wanted.items() if same_parameters or n.startswith("input")}
@@ -95,7 +116,7 @@ def _compare(
 
 
 @contextmanager
-def _preserved(model: nn.Module, transformed: Transformed, seed: int) -> Generator[None]:
+def preserved(model: nn.Module, transformed: Transformed, seed: int) -> Generator[None]:
     """Run with cleared states and a seeded generator; leave everything as it was."""
     buffers = {*model.buffers(), *transformed.buffers()}
     with ExitStack() as stack:

@@ -90,6 +90,31 @@ def test_any_settings(
     assert_agree(neurons.lif, operands(1, *shape, dtype=dtype), given, sorted(wanted))
 
 
+@property_test
+@given(
+    st.fixed_dictionaries(
+        {
+            "charge": charges,
+            "threshold": numbers(positive),
+            "reset": resets,
+            "surrogate": surrogates,
+            "rate": numbers(positive),
+            "jump": numbers(decimals),
+            "detach": st.booleans(),
+        }
+    ),
+    shapes,
+    dtypes,
+    st.sets(st.integers(0, 2)),
+)
+def test_any_settings_of_a_neuron_with_two_states(
+    drawn: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype, wanted: set[int]
+) -> None:
+    given = {name: made(value, shape[1:], dtype) for name, value in drawn.items()}
+
+    assert_agree(neurons.adaptive_lif, operands(2, *shape, dtype=dtype), given, sorted(wanted))
+
+
 class Operation(NamedTuple):
     """One operation of a random step, on values it has already."""
 

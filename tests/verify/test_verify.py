@@ -4,12 +4,14 @@
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from snncompile.module import Transformed
 from snncompile.passes.fuse_batchnorm import FuseBatchNorm
@@ -145,3 +147,45 @@ def test_dropout_draws_the_same_masks_on_both_sides() -> None:
 def test_only_a_transformed_module_can_be_verified() -> None:
     with pytest.raises(TypeError, match="transform returns, not Linear"):
         verify(nn.Linear(2, 2), nn.Linear(2, 2), torch.rand(1, 2))
+
+
+# Wrapped networks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_networks_are_compared_as_they_run() -> None:
+    def doubled(graph: torch.fx.GraphModule, examples: Any) -> Any:
+        return lambda *args: [2 * value for value in graph(*args)]
+
+    torch.compiler.reset()
+    model, x = HandWritten(), 2 * torch.rand(6, 3, 6)
+    fast = Transformed(model, (), "layers", None)
+    fast(x)
+
+    right = verify(torch.compile(model), torch.compile(fast, backend="eager"), x)
+    wrong = verify(model, torch.compile(fast, backend=doubled), x)
+
+    assert right.ok
+    assert right.neurons[0].spikes == 6 * 3 * 8
+    assert right.gradients
+    assert not wrong.ok
+    assert wrong.moved == 0
+    torch.compiler.reset()
+
+
+def test_distributed_networks_are_looked_through(tmp_path: Path) -> None:
+    model, x = HandWritten(), 2 * torch.rand(6, 3, 6)
+    fast = Transformed(model, (), "layers", None)
+    fast(x)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(fast)
+        report = verify(model, wrapped, x)
+        wrapped(x)[0].sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+
+    assert report.ok
+    assert report.gradients
+    assert model.layer.weight.grad is not None
