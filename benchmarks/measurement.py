@@ -126,7 +126,7 @@ def in_fresh_process(run: Callable[[], T]) -> T:
 def _answer(run: Callable[[], T], sending: "Connection[tuple[bool, T | str], None]") -> None:
     try:
         sending.send((True, run()))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         sending.send((False, f"{type(error).__name__}: {error}"))
 
 

@@ -1,7 +1,7 @@
 """A perceptron of three layers of 512 neurons, trained through time: P4, P6, P7, P8.
 
-Input spikes and every layer's at about 10 %, batch 64, firing rates as outputs. One training step is
-forward and backward. torch.compile takes part up to T = 16; longer it compiles for minutes.
+Input spikes and every layer's at about 10 %, batch 64, firing rates as outputs. One training step
+is forward and backward. torch.compile takes part up to T = 16; longer it compiles for minutes.
 """
 
 import argparse
@@ -19,7 +19,7 @@ COMPILED = 16
 """The longest sequence for torch.compile."""
 
 KEPT = ("SpikingJelly multi-step", "eager time-batched", "snncompile")
-FEW = ("single-step", "snnTorch", "Norse", "loop", "compile time", "torch.compile")
+FEW = ("single-step", "snnTorch", "Norse", "eager loop", "torch.compile")
 
 
 def cases(options: argparse.Namespace) -> Iterable[tables.Case]:

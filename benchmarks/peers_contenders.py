@@ -2,9 +2,8 @@
 
 # pyright: basic
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from peers_networks import (
@@ -16,6 +15,7 @@ from peers_networks import (
     SnnTorch,
     SpikingJelly,
     Stages,
+    Stateless,
 )
 from torch import Tensor, nn
 
@@ -66,13 +66,14 @@ class Contender:
             module = module.to(memory_format=torch.channels_last)
         called: nn.Module = Rate(module) if rate else module
         if self.passes is not None:
-            called = self._transformed(called)
+            called = self.transformed(called)
         if self.compiled:
             called = torch.compile(called, dynamic=False)  # type: ignore[assignment]
         rests = called.reset if self.passes is not None else getattr(module, "rest", _nothing)
         return Network(called, rests, self.channels_last)
 
-    def _transformed(self, module: nn.Module) -> nn.Module:
+    def transformed(self, module: nn.Module) -> nn.Module:
+        """The module through the passes."""
         passes = [BY_NAME[name]() for name in self.passes or ()]
         if self.options:
             passes[0] = type(passes[0])(**self.options)
@@ -124,11 +125,12 @@ PEERS = (
     Contender("SpikingJelly single-step", lambda stages, _: SpikingJelly(stages, "s"), whole=False),
     Contender("SpikingJelly torch.compile", compiled=True),
     Contender("SpikingJelly memopt level 1", lambda stages, x: SpikingJelly(stages).optimized(x)),
-    Contender("SpikingJelly memopt 8 chunks", lambda stages, x: SpikingJelly(stages).chunked(min(8, len(x)))),
+    Contender("SpikingJelly memopt 8 chunks", lambda stages, x: SpikingJelly(stages).chunked(x)),
     Contender("snnTorch", lambda stages, _: SnnTorch(stages), same=False, whole=False),
     Contender("Norse box cell", lambda stages, _: NorseBox(stages), whole=False),
     Contender("Norse LIF sequence", lambda stages, _: NorseSequence(stages), same=False),
     Contender("eager loop", lambda stages, _: EagerLoop(stages), whole=False),
     Contender("eager time-batched", lambda stages, _: EagerBatched(stages)),
     Contender("torch.compile time-batched", lambda stages, _: EagerBatched(stages), compiled=True),
+    Contender("layers without neurons", lambda stages, _: Stateless(stages), same=False),
 )  # fmt: skip

@@ -141,6 +141,20 @@ class EagerBatched(nn.Module):
         return found
 
 
+class Stateless(nn.Module):
+    """The stateless modules alone, on all steps at once: what remains when neurons cost nothing."""
+
+    def __init__(self, stages: Stages) -> None:
+        super().__init__()
+        self.stages = copied(stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Currents, [T, N, ...]."""
+        for stage in self.stages:
+            x = at_once(stage, x)
+        return x
+
+
 # Libraries ---------------------------------------------------------------------------------------
 
 
@@ -184,8 +198,9 @@ class SpikingJelly(nn.Module):
         self.rest()
         return self
 
-    def chunked(self, chunks: int) -> "SpikingJelly":
-        """Its checkpoints by hand: spikes kept as bits, recomputed in chunks of time."""
+    def chunked(self, x: Tensor) -> "SpikingJelly":
+        """Its checkpoints by hand: spikes kept as bits, recomputed in 8 chunks of time."""
+        chunks = min(8, len(x))
         for i, stage in enumerate(self.stages):
             bits = memopt.BitSpikeCompressor()
             self.stages[i] = memopt.checkpoint_module(stage, compressor=bits, chunks=chunks)

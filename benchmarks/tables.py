@@ -110,19 +110,21 @@ def rates(case: Case) -> str:
 
 def measured(case: Case, memories: Memory, options: argparse.Namespace) -> list[Row]:
     """Rows of a case: every contender at every number of threads."""
-    print(f"\n{case.network}, T = {len(case.x)}, width {case.width}: rates {rates(case)}")
+    print(
+        f"\n{case.network}, T = {len(case.x)}, width {case.width}: rates {rates(case)}", flush=True
+    )
     known = [contender for contender in case.contenders if contender.name in memories]
     networks = {c.name: c.network(case.stages, case.x, rate=case.rate) for c in known}
     moved = {c.name: str(_moved(case, c, networks[c.name])) if c.same else "" for c in known}
     works = _works(case, networks)
     rows: list[Row] = []
     for threads in options.threads:
-        times = _timed(works, threads, options.seconds)
+        times = timed(works, threads, options.seconds)
         rows += [_row(case, c, (threads, "flushed"), times[c.name]) for c in known]
     if case.kept_denormals:
         some = {name: works[name] for name in case.kept_denormals if name in works}
         torch.set_flush_denormal(False)
-        times = _timed(some, 1, options.seconds)
+        times = timed(some, 1, options.seconds)
         torch.set_flush_denormal(True)
         rows += [_row(case, c, (1, "kept"), times[c.name]) for c in known if c.name in some]
     for row in rows:
@@ -164,7 +166,7 @@ def _works(case: Case, networks: dict[str, Network]) -> dict[str, Work]:
     return {name: work(network) for name, network in networks.items()}
 
 
-def _timed(works: dict[str, Work], threads: int, seconds: float) -> dict[str, Time]:
+def timed(works: dict[str, Work], threads: int, seconds: float) -> dict[str, Time]:
     """Medians of as many turns as fit into the seconds, three at least; the slow run once."""
     torch.set_num_threads(threads)
     taken: dict[str, float] = {}
@@ -179,22 +181,25 @@ def _timed(works: dict[str, Work], threads: int, seconds: float) -> dict[str, Ti
     return interleaved(works, max(3, min(15, int(seconds / turn))), once)
 
 
-def arguments(doc: str | None) -> argparse.Namespace:
+def parser(doc: str | None) -> argparse.ArgumentParser:
     """The command line of a table."""
-    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=15.0, help="for a case on some threads")
-    parser.add_argument("--only", nargs="+", default=[""], help="contenders whose names hold these")
-    parser.add_argument("--steps", type=int, nargs="+", help="T, instead of the usual lengths")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: does the script run?")
-    parser.add_argument("--out", type=Path, help="a CSV file; by default one in results/")
-    return parser.parse_args()
+    line = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    line.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    line.add_argument("--seconds", type=float, default=10.0, help="for a case on some threads")
+    line.add_argument("--only", nargs="+", default=[""], help="contenders whose names hold these")
+    line.add_argument("--steps", type=int, nargs="+", help="T, instead of the usual lengths")
+    line.add_argument("--quick", action="store_true", help="tiny sizes: does the script run?")
+    line.add_argument("--out", type=Path, help="a CSV file; by default one in results/")
+    return line
 
 
 def run(cases: Iterable[Case], options: argparse.Namespace) -> list[Row]:
     """Measure the cases, memory first: forks must come before work on several threads."""
     torch.set_flush_denormal(True)
-    print(f"# {machine()}; threads {options.threads}; denormals flushed to zero unless said")
+    print(
+        f"# {machine()}; threads {options.threads}; denormals flushed to zero unless said",
+        flush=True,
+    )
     listed = list(cases)
     memories = [memory(case) for case in listed]
     return [row for case, own in zip(listed, memories, strict=True)
@@ -222,7 +227,7 @@ def main(doc: str | None, cases: Callable[[argparse.Namespace], Iterable[Case]],
         cases: By the command line's options.
         name: Of the CSV file.
     """
-    options = arguments(doc)
+    options = parser(doc).parse_args()
     torch.manual_seed(0)
     rows = run(cases(options), options)
     if options.out or not options.quick:
