@@ -12,6 +12,7 @@ from snncompile.passes.fuse_batchnorm import FuseBatchNorm
 from snncompile.passes.multi_precision import MultiPrecision
 from snncompile.passes.one_step import OneStep
 from snncompile.passes.parallel import Parallel
+from snncompile.passes.recompute import Recompute
 from snncompile.passes.reversible import Reversible
 from snncompile.passes.saf import SAF
 from snncompile.passes.single_spike import SingleSpike
@@ -20,6 +21,7 @@ from snncompile.rewrite import Pass
 PASSES: tuple[type[Pass], ...] = (
     FuseBatchNorm,
     SAF,
+    Recompute,
     Reversible,
     SingleSpike,
     Parallel,

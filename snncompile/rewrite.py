@@ -21,6 +21,7 @@ from snncompile.ir.program import Program, State, output_of
 from snncompile.ir.text import text
 from snncompile.ir.values import refresh
 from snncompile.ir.verifier import verify_program, verify_structure
+from snncompile.memory.segments import least_memory
 
 Keeps: TypeAlias = Literal["outputs", "spikes", "interface"]
 """What a pass keeps: "outputs" is the same function and gradients; "spikes" the same forward with
@@ -79,6 +80,8 @@ class Pass(ABC):
         verify_structure(program)
         program.step.eliminate_dead_code(lambda node: has_effect(program, node))
         refresh(program)
+        if program.recompute is not None:
+            program.recompute = replace(program.recompute, segments=least_memory(program))
         verify_program(program)
         return rewritten
 

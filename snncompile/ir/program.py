@@ -78,6 +78,35 @@ class Output:
     axis: int = 0
 
 
+@dataclass(frozen=True)
+class Segment:
+    """Nodes of a step that run again in the backward pass, from the values that they read.
+
+    Attributes:
+        nodes: Their names.
+        keeps: The values that other segments make and this one reads, by name, with the bits that
+            an element is kept in.
+        again: They run again; otherwise what autograd needs is kept.
+    """
+
+    nodes: tuple[str, ...]
+    keeps: tuple[tuple[str, int], ...]
+    again: bool = True
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """How a training step finds values again instead of keeping them.
+
+    Attributes:
+        budget: How many bytes it may keep; None for as few as can be.
+        segments: What runs again together where there is no budget.
+    """
+
+    budget: int | None
+    segments: tuple[Segment, ...]
+
+
 @dataclass
 class Program:
     """A captured network.
@@ -105,6 +134,7 @@ class Program:
             class whose forward is one step of theirs.
         constants: Tensors that the model closed over; get_attr targets that root does not have.
         gradient: Which way the gradient goes, "through-time" unless a pass changes it.
+        recompute: What the backward pass runs again; None keeps what autograd keeps.
         notes: What a person should know about the capture, one line each.
     """
 
@@ -125,6 +155,7 @@ class Program:
     single_step: dict[str, type[nn.Module]] = field(default_factory=dict[str, type[nn.Module]])
     constants: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     gradient: Gradient = "through-time"
+    recompute: Recomputation | None = None
     notes: list[str] = field(default_factory=list[str])
 
     def neurons(self) -> Iterator[fx.Node]:

@@ -171,7 +171,7 @@ class _ProgramText:
             if program.gradient == "through-time"
             else f", gradient of {_GRADIENT[program.gradient]}"
         )
-        yield f"program steps={program.time or 'sequence'}{order}{online}"
+        yield f"program steps={program.time or 'sequence'}{order}{online}{self._budget()}"
         yield from (f"# {note}" for note in program.notes)
         yield from self._inputs()
         yield from (line for state in program.states for line in self._state(state))
@@ -181,6 +181,11 @@ class _ProgramText:
         yield from self._returned()
         if program.epilogue is not None:
             yield from self._block("epilogue", program.epilogue)
+
+    def _budget(self) -> str:
+        asked = self._program.recompute
+        known = asked is not None and asked.budget is not None
+        return f", kept within {asked.budget} bytes" if asked and known else ""
 
     def _inputs(self) -> Iterator[str]:
         for item in self._program.inputs:
@@ -237,13 +242,28 @@ class _ProgramText:
             return
         for state, value in zip(program.states, returned[1], strict=True):
             yield f"next    %{state.name} <- {spell(value)}"
+        yield from self._again()
         for output, value in zip(program.outputs, returned[0], strict=True):
             yield from self._line(_output(output, spell(value)), node)
+
+    def _again(self) -> Iterator[str]:
+        """What runs again in the backward pass, and from which values."""
+        asked, nodes = self._program.recompute, {n.name: n for n in self._program.step.nodes}
+        for segment in asked.segments if asked else ():
+            made = [nodes[name] for name in segment.nodes if name in nodes]
+            lines = [node for node in self._step.nodes() if node in made]
+            values = ", ".join(self._step.defined(n) for n in lines if n.op != "placeholder")
+            read = [f"{self._step.spell(nodes[n])} ({_bits(bits)})" for n, bits in segment.keeps]
+            yield f"again   {values} from {', '.join(read) or 'inputs'}"
 
     def _line(self, line: str, node: fx.Node | None, carets: str = "") -> Iterator[str]:
         yield line
         if node is not None and node is self._mark:
             yield carets or "^" * len(line)
+
+
+def _bits(bits: int) -> str:
+    return "1 bit" if bits == 1 else f"{bits} bits"
 
 
 def _output(output: Output, value: str) -> str:

@@ -103,7 +103,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:  # n
 def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:  # noqa: ANN401
     sweeps = _kernels[ctx.kernel].sweeps
     definition, derivatives = sweeps.definition, sweeps.step.derivatives
-    kept, settings = ctx.saved_tensors[: ctx.kept], ctx.saved_tensors[ctx.kept :]
+    saved = ctx.saved_tensors  # once: what checkpoints run again can be taken once
+    kept, settings = saved[: ctx.kept], saved[ctx.kept :]
     results = gradients[: len(definition.wanted) + definition.states]
     if all(gradient is None for gradient in results):
         return None, None, [None] * definition.states, [None] * len(settings)

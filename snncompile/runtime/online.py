@@ -36,6 +36,7 @@ class Call:
             that they are freed as soon as their step has read them.
         steps: T.
         tile: Steps that run at once.
+        chunk: Single steps that run again together in the backward pass; 0 keeps their values.
     """
 
     program: Program
@@ -44,6 +45,7 @@ class Call:
     states: list[Tensor]
     steps: int
     tile: int
+    chunk: int = 0
 
     def between(self, start: int, stop: int, states: list[Tensor]) -> "Call":
         """The call of some of its steps, from the states before them."""
@@ -51,11 +53,11 @@ class Call:
         cut = (
             v[start:stop] if k == "sequence" else v for v, k in zip(self.inputs, kinds, strict=True)
         )
-        return Call(self.program, self.plan, tuple(cut), states, stop - start, self.tile)
+        return replace(self, inputs=tuple(cut), states=states, steps=stop - start)
 
     def execute(self) -> Execution:
         """Run all stages, once."""
-        span = (self.steps, min(self.tile, self.steps))
+        span = (self.steps, min(self.tile, self.steps), self.chunk)
         execution = begin(self.plan, self.program.root, self.inputs, self.states, span)
         self.states.clear()
         for stage in self.plan.stages:

@@ -13,9 +13,11 @@ from torch import Tensor, fx, nn
 
 from snncompile.ir.dependence import Component, components
 from snncompile.ir.operations import is_size
-from snncompile.ir.program import Output, Program, output_of
+from snncompile.ir.program import Output, Program, Segment, output_of
+from snncompile.runtime.chunk import Chunk
 from snncompile.runtime.code import compile_graph
 from snncompile.runtime.region import Region, Regions, step_graph
+from snncompile.runtime.segmented import SegmentedTile
 from snncompile.runtime.stage import Execution, Gathering, Stage, gathering
 from snncompile.runtime.tile import tile_graph
 
@@ -41,12 +43,16 @@ class Plan:
     outputs: tuple[tuple[str, Output], ...]
 
 
-def make_plan(program: Program, *, tiled: bool) -> Plan:
+def make_plan(
+    program: Program, *, tiled: bool, entire: bool = False, segments: tuple[Segment, ...] = ()
+) -> Plan:
     """Cut a program into stages and compile them.
 
     Args:
         program: The program, in the mode its modules are in now.
         tiled: Compile tiles of several steps; otherwise single steps.
+        entire: All steps are one tile, so that one stage does.
+        segments: What runs again in the backward pass.
 
     Raises:
         InvalidProgramError: A module that reads the whole sequence takes part in feedback.
@@ -54,8 +60,9 @@ def make_plan(program: Program, *, tiled: bool) -> Plan:
     found = components(program)
     regions = Regions(program, found)
     outputs = tuple(zip(output_of(program.step)[0], program.outputs, strict=True))
-    cut = _cut(program, regions, found)
-    stages = tuple(_compile(program, regions, region, tiled=tiled) for region in cut)
+    cut = _cut(program, regions, found, entire=entire)
+    compiler = _Compiler(program, regions, segments)
+    stages = tuple(compiler.stage(region, tiled=tiled) for region in cut)
     needed = {node for region in cut for node in region.invariants}
     ordered = tuple(node for node in program.step.nodes if node in needed)
     return Plan(
@@ -73,7 +80,7 @@ def begin(
     root: nn.Module,
     inputs: tuple[Tensor, ...],
     states: Iterable[Tensor],
-    span: tuple[int, int],
+    span: tuple[int, int, int],
 ) -> Execution:
     """Start a call: compute what is the same at every step.
 
@@ -82,24 +89,28 @@ def begin(
         root: Where the program's modules live.
         inputs: Sequences [T, N, ...], and statics as they are.
         states: The states before the first step, each [N, ...].
-        span: The number of steps, and of steps in a tile.
+        span: The number of steps, of steps in a tile, and of single steps that run again together
+            (0 where values are kept).
 
     Returns:
         The call; its stages are still to be run, in the plan's order.
     """
-    steps, tile = span
+    steps, tile, chunk = span
     fixed = plan.prepare(root, *inputs, *states)
     return Execution(
         root,
         steps,
         tile,
+        chunk,
         dict(zip(plan.invariants, fixed, strict=True)),
         dict(zip(plan.states, states, strict=True)),
         {(name, "stack"): value for name, value in zip(plan.inputs, inputs, strict=True)},
     )
 
 
-def _cut(program: Program, regions: Regions, found: Iterable[Component]) -> list[Region]:
+def _cut(
+    program: Program, regions: Regions, found: Iterable[Component], *, entire: bool
+) -> list[Region]:
     """Stages at even levels; between them, at odd ones, modules that read whole sequences."""
     level: dict[fx.Node, int] = {}
     layers: dict[int, list[Component]] = {}
@@ -109,7 +120,7 @@ def _cut(program: Program, regions: Regions, found: Iterable[Component]) -> list
             continue
         sources = {s for node in component.nodes for s in regions.graph.predecessors(node)}
         own = max((level.get(source, 0) for source in sources), default=0)
-        own += own % 2 != (component.kind == "whole")
+        own += not entire and own % 2 != (component.kind == "whole")
         layers.setdefault(own, []).append(component)
         level.update(dict.fromkeys(component.nodes, own))
     final = max(layers, default=0)
@@ -119,27 +130,53 @@ def _cut(program: Program, regions: Regions, found: Iterable[Component]) -> list
     return [regions.region(layers[i], passed if i == final else ()) for i in sorted(layers)]
 
 
-def _compile(program: Program, regions: Regions, region: Region, *, tiled: bool) -> Stage:
-    entire = any(component.kind == "whole" for component in region.components)
-    tiled = tiled or entire
-    graph = tile_graph(program, regions, region) if tiled else step_graph(program, region)
-    inside = {node for component in region.components for node in component.nodes}
-    gathered: dict[fx.Node, list[Gathering]] = {node: [] for node in region.writes}
-    for node in region.writes:
-        if node in inside and regions.feeds(node, inside):
-            gathered[node].append("stack")
-    for node, output in zip(output_of(program.step)[0], program.outputs, strict=True):
-        if node in gathered and gathering(output) not in gathered[node]:
-            gathered[node].append(gathering(output))
-    return Stage(
-        compile_graph(program, graph, boxed=True),
-        tiled,
-        entire,
-        tuple(node.name for node in region.reads),
-        tuple(node.name for node in region.invariants),
-        tuple(node.name for node in region.states),
-        tuple((node.name, tuple(gathered[node])) for node in region.writes),
-    )
+class _Compiler:
+    """Compiles the stages of one program."""
+
+    def __init__(
+        self, program: Program, regions: Regions, segments: tuple[Segment, ...]
+    ) -> None:
+        self.program = program
+        self.regions = regions
+        self.segments = segments
+
+    def stage(self, region: Region, *, tiled: bool) -> Stage:
+        entire = any(component.kind == "whole" for component in region.components)
+        tiled = tiled or entire
+        function = self._tile(region) if tiled else self._step(region)
+        again = self.segments and not tiled
+        return Stage(
+            function,
+            tiled,
+            entire,
+            Chunk(self.program, region, function) if again else None,
+            tuple(node.name for node in region.reads),
+            tuple(node.name for node in region.invariants),
+            tuple(node.name for node in region.states),
+            self._writes(region),
+        )
+
+    def _step(self, region: Region) -> Callable[..., Any]:
+        return compile_graph(self.program, step_graph(self.program, region), boxed=True)
+
+    def _tile(self, region: Region) -> Callable[..., Any]:
+        if self.segments:
+            return SegmentedTile(self.program, self.regions, region, self.segments)
+        graph = tile_graph(self.program, self.regions, region)
+        return compile_graph(self.program, graph, boxed=True)
+
+    def _writes(self, region: Region) -> tuple[tuple[str, tuple[Gathering, ...]], ...]:
+        """What a stage writes, and how it is gathered over time."""
+        inside = {node for component in region.components for node in component.nodes}
+        gathered: dict[fx.Node, list[Gathering]] = {node: [] for node in region.writes}
+        for node in region.writes:
+            if node in inside and self.regions.feeds(node, inside):
+                gathered[node].append("stack")
+        outputs = zip(output_of(self.program.step)[0], self.program.outputs, strict=True)
+        for node, output in outputs:
+            if node in gathered and gathering(output) not in gathered[node]:
+                gathered[node].append(gathering(output))
+        return tuple((node.name, tuple(gathered[node])) for node in region.writes)
 
 
 def _invariant_graph(program: Program, regions: Regions, wanted: tuple[fx.Node, ...]) -> fx.Graph:

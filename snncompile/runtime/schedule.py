@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from snncompile.errors import InputError
-from snncompile.ir.program import Program
+from snncompile.ir.program import Program, Segment
+from snncompile.memory.choice import CallSize, chunk_for, segments_for, tile_for
 from snncompile.runtime.code import while_tracing
 from snncompile.runtime.cost import batch_axis, bytes_per_sample
 from snncompile.runtime.observe import observable, operands, results
@@ -72,6 +73,7 @@ class Runner:
         self.program = program
         self.schedule: ScheduleName | int = schedule
         self._plans: dict[str, Plan] = {}
+        self._chosen: dict[tuple[int, int, int], tuple[Segment, ...]] = {}
 
     def run(
         self,
@@ -98,8 +100,10 @@ class Runner:
         if steps < 1:
             raise InputError(f"a program runs at least 1 time step, not {steps}")
         tile = self._tile(inputs, steps)
-        plan = self._plans[self._planned(tile > 1, record is not None)]
-        call = Call(self.program, plan, inputs, list(states), steps, tile)
+        size = self._size(inputs, steps, tile)
+        plan = self._plans[self._planned(tile > 1, record is not None, size)]
+        chunk = self._chunk(steps) if size and tile == 1 else 0
+        call = Call(self.program, plan, inputs, list(states), steps, tile, chunk)
         if record is not None:
             values, states = call.results(call.execute())
             count = len(self.program.outputs)
@@ -118,7 +122,7 @@ class Runner:
         Returns:
             The outputs of the step, not reduced over time, and the states after it.
         """
-        plan = self._plans[self._planned(False, False)]
+        plan = self._plans[self._planned(False, False, None)]
         call = Call(self.program, plan, inputs, [], 0, 1).between(step, step + 1, states)
         return single(plan, call.execute())
 
@@ -140,9 +144,32 @@ class Runner:
             return steps
         if isinstance(self.schedule, int):
             return min(self.schedule, steps)
-        per_sample, position, axis = self._cost()
-        samples = 1 if position is None else inputs[position].shape[axis]
-        return max(1, min(steps, int(TILE_BYTES // (per_sample * samples + 1))))
+        if self.program.recompute is not None:
+            return self._tile_again(steps)
+        per_sample = self._cost()[0]
+        return max(1, min(steps, int(TILE_BYTES // (per_sample * self._samples(inputs) + 1))))
+
+    def _samples(self, inputs: tuple[Tensor, ...]) -> int:
+        """The batch size of a call."""
+        _, position, axis = self._cost()
+        return 1 if position is None else inputs[position].shape[axis]
+
+    def _size(
+        self, inputs: tuple[Tensor, ...], steps: int, tile: int
+    ) -> tuple[int, int, int] | None:
+        """The size of a call whose backward pass runs something again; None for others."""
+        asked = self.program.recompute
+        if asked is None or not torch.is_grad_enabled():
+            return None
+        return steps, 1 if asked.budget is None else self._samples(inputs), tile
+
+    @while_tracing
+    def _chunk(self, steps: int) -> int:
+        return chunk_for(self.program, steps)
+
+    @while_tracing
+    def _tile_again(self, steps: int) -> int:
+        return tile_for(self.program, steps)
 
     @while_tracing
     def _cost(self) -> tuple[float, int | None, int]:
@@ -150,14 +177,23 @@ class Runner:
         return (bytes_per_sample(self.program), *batch_axis(self.program))
 
     @while_tracing
-    def _planned(self, tiled: bool, recorded: bool) -> str:
+    def _planned(self, tiled: bool, recorded: bool, size: tuple[int, int, int] | None) -> str:
         """Make the plan for the mode that the modules are in, if need be; returns its key."""
         modules = [self.program.module(n) for n in self.program.step.find_nodes(op="call_module")]
-        key = f"{tiled} {recorded} {[int(module.training) for module in modules]}"
+        segments = () if size is None else self._segments(size)
+        entire = size is not None and size[0] == size[2]
+        trained = [int(module.training) for module in modules]
+        key = f"{tiled} {recorded} {entire} {hash(segments)} {trained}"
         if key not in self._plans:
             program = observable(self.program) if recorded else self.program
-            self._plans[key] = make_plan(program, tiled=tiled)
+            self._plans[key] = make_plan(program, tiled=tiled, entire=entire, segments=segments)
         return key
+
+    def _segments(self, size: tuple[int, int, int]) -> tuple[Segment, ...]:
+        """What runs again in a call of that size."""
+        if size not in self._chosen:
+            self._chosen[size] = segments_for(self.program, CallSize(*size))
+        return self._chosen[size]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Runner":
         """A runner of a copied program; structures of calls and results are values, so shared."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from snncompile.errors import InvalidProgramError
 from snncompile.ir.program import Output
+from snncompile.runtime.chunk import Chunk, chunks
 from snncompile.runtime.scan import per_step
 from snncompile.runtime.sequence import Value, join, split, stack
 
@@ -25,6 +26,7 @@ class Stage:
             the number of steps before the reads. It empties the list.
         tiled: It is a tile.
         entire: It reads the whole sequence, whatever the tile.
+        chunk: Some steps of it that run again together; None where a tile sees to that itself.
         reads: Names of the sequences it reads.
         invariants: Names of the values that are the same at every step.
         states: Names of its states.
@@ -34,6 +36,7 @@ class Stage:
     function: Callable[..., Any]
     tiled: bool
     entire: bool
+    chunk: Chunk | None
     reads: tuple[str, ...]
     invariants: tuple[str, ...]
     states: tuple[str, ...]
@@ -48,6 +51,7 @@ class Execution:
         root: Where the program's modules live.
         steps: The number of steps, T.
         tile: How many of them run at once.
+        chunk: How many single steps run again together; 0 where all values are kept.
         invariants: Values that are the same at every step, by name.
         states: The states, [N, ...], by name; as they are after the stages that have run.
         values: What was gathered over time, by name and way of gathering; a "stack" is
@@ -57,6 +61,7 @@ class Execution:
     root: nn.Module
     steps: int
     tile: int
+    chunk: int
     invariants: dict[str, Value]
     states: dict[str, Tensor]
     values: dict[tuple[str, Gathering], Value]
@@ -66,15 +71,11 @@ class Execution:
         fixed = tuple(self.invariants[name] for name in stage.invariants)
         states = [self.states.pop(name) for name in stage.states]
         gathered: dict[tuple[str, Gathering], list[Value]] = {}
-        for given in self._pieces(stage):
-            box = [*given, *fixed, *states]
-            states.clear()
-            written, after = stage.function(self.root, box)
-            states += after
-            del after
+        for written in self._written(stage, fixed, states):
             for (name, ways), value in zip(stage.writes, written, strict=True):
                 for way in ways:
                     _gather(gathered.setdefault((name, way), []), way, value, tiled=stage.tiled)
+            del written, value
         for key, parts in gathered.items():
             together = join if stage.tiled else stack
             self.values[key] = together(parts) if key[1] == "stack" else parts[0]
@@ -87,6 +88,28 @@ class Execution:
             InvalidProgramError: The output is no tensor.
         """
         return _reduced(self.values[name, gathering(output)], output)
+
+    def _written(
+        self, stage: Stage, fixed: tuple[Value, ...], states: list[Tensor]
+    ) -> Iterator[tuple[Value, ...]]:
+        """What a stage writes, piece by piece; keeps `states` up to date."""
+        if stage.chunk is not None and self.chunk:
+            sequences = tuple(self.values[name, "stack"] for name in stage.reads)
+            for length, given in chunks(sequences, self.steps, self.chunk):
+                box = [*given, *fixed, *states]
+                states.clear()
+                steps, after = stage.chunk(self.root, length, box)
+                states += after
+                del after
+                yield from steps
+            return
+        for given in self._pieces(stage):
+            box = [*given, *fixed, *states]
+            states.clear()
+            written, after = stage.function(self.root, box)
+            states += after
+            del after
+            yield written
 
     def _pieces(self, stage: Stage) -> Iterator[tuple[Value, ...]]:
         """What a stage's function is given, piece by piece: a step, or a tile and its length."""

@@ -18,6 +18,7 @@ from snncompile.ir.neurons import single_spike
 from snncompile.ir.operations import folded_operands, is_part, is_reshape
 from snncompile.ir.program import Program, is_neuron, value_of
 from snncompile.kernels.settings import split
+from snncompile.runtime.chunk import AnchoredLoop, Chunk
 from snncompile.runtime.code import ROOT, compile_graph
 from snncompile.runtime.observe import operands, results
 from snncompile.runtime.region import Region, Regions, step_graph
@@ -26,19 +27,23 @@ from snncompile.runtime.sequence import delayed, fold, last, repeated, unfold
 from snncompile.runtime.spike_times import scan_times, weighed
 
 
-def tile_graph(program: Program, regions: Regions, region: Region) -> fx.Graph:
+def tile_graph(
+    program: Program, regions: Regions, region: Region, *, anchored: bool = False
+) -> fx.Graph:
     """A tile of a region, as a graph to compile.
 
     Args:
         program: The program.
         regions: Knows what else the step consists of.
         region: What to lower.
+        anchored: What has feedback runs again in the backward pass, from states every few steps.
 
     Returns:
         A graph of ``(steps, *reads, *invariants, *states) -> (writes, states after)``, where
         reads and writes are sequences [steps, N, ...].
     """
     writer = _TileWriter(program, regions, region)
+    writer.anchored = anchored
     for component in region.components:
         writer.write(component)
     return writer.finish()
@@ -46,6 +51,8 @@ def tile_graph(program: Program, regions: Regions, region: Region) -> fx.Graph:
 
 class _TileWriter:
     """Holds every value of the region in the form in which it was made: folded or not."""
+
+    anchored = False
 
     def __init__(self, program: Program, regions: Regions, region: Region) -> None:
         self.program = program
@@ -206,21 +213,28 @@ class _TileWriter:
 
     def _loop(self, component: Component) -> None:
         inner = self.regions.region((component,))
-        step = compile_graph(self.program, step_graph(self.program, inner))
         groups: dict[str, Any] = {
             "sequences": tuple(self._sequence(node) for node in inner.reads),
             "invariants": tuple(self.invariant[node] for node in inner.invariants),
             "states": tuple(self.initial[node] for node in inner.states),
         }
         name = component.nodes[-1].name
-        args: Any = (step, ROOT, self.steps)
-        call = self.graph.call_function(loop, args, groups)
+        call = self._looped(inner, groups, again=self.anchored and component.kind == "recurrent")
         written = self._call(getitem, call, 0, name=name)
         final = self._call(getitem, call, 1, name=name)
         for i, node in enumerate(inner.writes):
             self.sequences[node] = self._call(getitem, written, i, name=node.name)
         for i, state in enumerate(inner.states):
             self.final[state] = self._call(getitem, final, i, name=state.name)
+
+    def _looped(self, inner: Region, groups: dict[str, Any], *, again: bool) -> fx.Node:
+        graph = step_graph(self.program, inner)
+        if again:
+            step = compile_graph(self.program, graph, boxed=True)
+            target = AnchoredLoop(Chunk(self.program, inner, step))
+            return self.graph.call_function(target, (ROOT, self.steps), groups)
+        step = compile_graph(self.program, graph)
+        return self.graph.call_function(loop, (step, ROOT, self.steps), groups)
 
     def _whole(self, node: fx.Node) -> None:
         """A BatchNorm takes its statistics over [T * N]; any other module takes [T, N, ...]."""

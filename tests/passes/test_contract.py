@@ -116,6 +116,7 @@ EXAMPLES: dict[str, Callable[[], Program]] = {
     "reversible": hard_reset,
     "binarize": layered,
     "saf": lambda: feedforward((3, 4, 2)),
+    "recompute": feedforward,
     "multi-precision": fed,
     "deploy": binary,
     "one-step": on_a_map,

@@ -1,0 +1,130 @@
+"""Runs a part of a program now, and once more in the backward pass, instead of keeping its values.
+
+What the part read is kept: spikes as bits, other values as they are. `torch.utils.checkpoint` runs
+it again, from the same random numbers and under the same autocast; statistics that layers learn are
+put by meanwhile, so that they are updated once. The graph of autograd is the one that the part has
+anyway, so that gradients have the same bits.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.checkpoint import checkpoint
+
+from snncompile.ir.program import Program
+from snncompile.memory.levels import Levels
+from snncompile.memory.packing import Packing, packing_of
+from snncompile.runtime.sequence import Value
+
+Part: TypeAlias = Callable[[nn.Module, list[Any]], Any]
+"""``part(root, [*operands]) -> results``; it empties the list."""
+
+
+class Packed(NamedTuple):
+    """A tensor that is kept in fewer bits: how, and in what."""
+
+    how: Packing
+    planes: Tensor
+
+
+def run_again(
+    part: Part,
+    root: nn.Module,
+    operands: list[Any],
+    packed: Mapping[int, Packed],
+    learning: Sequence[str],
+) -> Any:  # noqa: ANN401
+    """Run a part, so that the backward pass runs it again.
+
+    Args:
+        part: The part.
+        root: Where its modules live.
+        operands: What it reads; emptied, so that they can be freed.
+        packed: By position, the operands that are kept packed.
+        learning: Names of the modules in it that have buffers.
+
+    Returns:
+        What the part returns.
+    """
+    if not torch.is_grad_enabled():
+        return part(root, operands)
+    if torch.compiler.is_compiling():
+        return checkpoint(lambda *given: part(root, list(given)), *operands, use_reentrant=False)
+    flowing = [isinstance(value, Tensor) and value.requires_grad for value in operands]
+    kept = [packed[i].planes if i in packed else value for i, value in enumerate(operands)]
+    ways = {i: value.how for i, value in packed.items()}
+    waiting = [list(operands)]
+    operands.clear()
+
+    def run(*given: Any) -> Any:  # noqa: ANN401
+        if waiting:
+            return part(root, waiting.pop())
+        found = [ways[i].unpack(value) if i in ways else value for i, value in enumerate(given)]
+        for value, needed in zip(found, flowing, strict=True):
+            if needed and not value.requires_grad:
+                value.requires_grad_()
+        return part(root, found)
+
+    modules = [root.get_submodule(name) for name in learning]
+
+    def surroundings() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_put_by(modules)
+
+    return checkpoint(run, *kept, use_reentrant=False, context_fn=surroundings)
+
+
+class PackedValues:
+    """Values of few levels, packed once for all that read them."""
+
+    def __init__(self, known: dict[str, Levels]) -> None:
+        self.known = known
+        self.found: dict[str, Packed | None] = {}
+
+    def of(self, names: Sequence[str], values: dict[str, Any]) -> dict[int, Packed]:
+        """The packed ones among the reads of a part, by position among its operands."""
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return {}
+        for name in names:
+            if name in self.known and name not in self.found:
+                self.found[name] = _packed(values[name], self.known[name])
+        reads = ((i, self.found.get(name)) for i, name in enumerate(names, start=1))
+        return {i: value for i, value in reads if value is not None}
+
+
+def _packed(value: Value, known: Levels) -> Packed | None:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return None
+    how = packing_of(value, known)
+    planes = how.pack(value)
+    return None if planes is None else Packed(how, planes)
+
+
+@contextmanager
+def _statistics_put_by(modules: Sequence[nn.Module]) -> Generator[None]:
+    """Let modules that train write into copies of their buffers."""
+    trained = [module for module in modules if module.training]
+    own = [module._buffers for module in trained]  # noqa: SLF001
+    for module, buffers in zip(trained, own, strict=True):
+        copies = {k: None if b is None else b.clone() for k, b in buffers.items()}
+        module.__dict__["_buffers"] = copies
+    try:
+        yield
+    finally:
+        for module, buffers in zip(trained, own, strict=True):
+            module.__dict__["_buffers"] = buffers
+
+
+def learning_modules(program: Program, nodes: Sequence[fx.Node]) -> tuple[str, ...]:
+    """Names of the modules that nodes call and that have buffers, each once."""
+    called = dict.fromkeys(node for node in nodes if node.op == "call_module")
+    owners = {str(n.target): list(program.module(n).named_modules()) for n in called}
+    found = (
+        f"{target}.{name}" if name else target
+        for target, modules in owners.items()
+        for name, module in modules
+        if module._buffers  # noqa: SLF001
+    )
+    return tuple(dict.fromkeys(found))
