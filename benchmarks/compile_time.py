@@ -1,9 +1,9 @@
 """What the first training step costs beyond a later one, against the number of steps: P14.
 
 From the model to the end of its first forward and backward pass, less a second pass; in a process
-of its own, on one thread, CPU seconds with those of child processes (C compilers). *Cold*: nothing
-is in any cache on disk. *Cached*: another process has done the same before. torch.compile gets the
-hand-written network with time-batched layers.
+of its own, on one thread, CPU seconds with those of child processes (C compilers). torch's own
+modules are imported before. *Cold*: nothing is in any cache on disk. *Cached*: another process has
+done the same before. torch.compile gets the hand-written network with time-batched layers.
 """
 
 import argparse
@@ -13,11 +13,12 @@ from collections.abc import Callable
 from functools import partial
 from tempfile import TemporaryDirectory
 
-import tables
 import torch
+import torch._inductor.compile_fx
 from measurement import in_fresh_process, machine
 from peers_contenders import OURS, PEERS, Contender
 from peers_networks import Stages, convolutions, perceptron
+from records import RESULTS, Row, write
 from torch import Tensor
 
 CACHES = ("SNNCOMPILE_CACHE", "TORCHINDUCTOR_CACHE_DIR")
@@ -78,7 +79,7 @@ def main() -> None:
     plan += [(theirs, mlp, 4), (theirs, mlp, 16), (theirs, conv, 4)]
     if options.quick:
         plan = [(ours, mlp, 2)]
-    rows: list[tables.Row] = []
+    rows: list[Row] = []
     for contender, make, steps in plan:
         for cache, (process, wall) in zip(
             ("cold", "cached"), twice(contender, make, steps), strict=True
@@ -88,7 +89,7 @@ def main() -> None:
             rows.append(row)
             print("  ".join(row.values()), flush=True)
     if not options.quick:
-        tables.write(rows, tables.RESULTS / "compile_time.csv")
+        write(rows, RESULTS / "compile_time.csv")
 
 
 if __name__ == "__main__":

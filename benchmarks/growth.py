@@ -16,6 +16,7 @@ import tables
 import torch
 from peers_contenders import OURS, PEERS, Contender
 from peers_networks import perceptron
+from records import RESULTS, Row, write
 
 BASE = {"T": 64, "batch": 16, "width": 256, "depth": 3}
 VALUES = {
@@ -40,7 +41,7 @@ def case(sizes: Mapping[str, int], contenders: Sequence[Contender], what: str) -
     return tables.Case(what, stages, x, contenders, width=sizes["width"])
 
 
-def measured(options: argparse.Namespace) -> Iterable[tables.Row]:
+def measured(options: argparse.Namespace) -> Iterable[Row]:
     """One row a quantity, value and contender."""
     named = [c for c in (*PEERS, *OURS) if c.name in COMPARED]
     usual = tables.chosen(named, options)
@@ -66,15 +67,13 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     return above / sum((x - middle[0]) ** 2 for x, _ in logs)
 
 
-def points(
-    rows: Iterable[tables.Row], what: str, name: str, cost: str
-) -> list[tuple[float, float]]:
+def points(rows: Iterable[Row], what: str, name: str, cost: str) -> list[tuple[float, float]]:
     """(quantity, cost) of a contender, by quantity."""
     own = [row for row in rows if row["quantity"] == what and row["contender"] == name]
     return sorted((float(row["value"]), float(row[cost])) for row in own)
 
 
-def plot(rows: Sequence[tables.Row], path: Path) -> None:
+def plot(rows: Sequence[Row], path: Path) -> None:
     """A column a quantity; time above memory; slopes in the legends."""
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
@@ -108,8 +107,8 @@ def main() -> None:
                     f"{what:6} {name:26} slope of time and memory {found}; linear: {LINEAR[what]}"
                 )
     if options.out or not options.quick:
-        tables.write(rows, options.out or tables.RESULTS / "growth.csv")
-        plot(rows, (options.out or tables.RESULTS / "growth.csv").with_suffix(".png"))
+        write(rows, options.out or RESULTS / "growth.csv")
+        plot(rows, (options.out or RESULTS / "growth.csv").with_suffix(".png"))
 
 
 if __name__ == "__main__":

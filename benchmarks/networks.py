@@ -17,6 +17,7 @@ import tables
 import torch
 from measurement import Work, in_fresh_process, machine, peak_memory
 from peers_contenders import OURS, Contender
+from records import RESULTS, Row, write
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
@@ -150,7 +151,7 @@ class Case:
                 print(f"  {self.network}, {who}: {str(error).splitlines()[0]}", flush=True)
         return found
 
-    def rows(self, peaks: dict[str, float], options: argparse.Namespace) -> Iterable[tables.Row]:
+    def rows(self, peaks: dict[str, float], options: argparse.Namespace) -> Iterable[Row]:
         """One a contender and number of threads."""
         ready = {who: self.made[who]() for who in peaks}
         scores = {who: trainee.scores(self.x).detach() for who, trainee in ready.items()}
@@ -189,7 +190,7 @@ def main() -> None:
     peaks = [one.peaks() for one in cases]
     rows = [row for one, own in zip(cases, peaks, strict=True) for row in one.rows(own, options)]
     if options.out or not options.quick:
-        tables.write(rows, options.out or tables.RESULTS / "networks.csv")
+        write(rows, options.out or RESULTS / "networks.csv")
 
 
 if __name__ == "__main__":

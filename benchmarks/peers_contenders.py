@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+import torch._dynamo
 from peers_networks import (
     EagerBatched,
     EagerLoop,
@@ -52,6 +53,11 @@ class Contender:
     passes: tuple[str, ...] | None = None
     options: Mapping[str, object] = field(default_factory=dict)
     schedule: ScheduleName | int = "auto"
+
+    @property
+    def rounds(self) -> bool:
+        """Whether other kernels run than those of the hand-written network."""
+        return self.channels_last or self.compiled or bool(self.passes)
 
     def network(self, stages: Stages, x: Tensor, *, rate: bool) -> "Network":
         """Ready to be called.
@@ -116,6 +122,8 @@ OURS = (
     Contender("snncompile layers", passes=(), schedule="layers"),
     Contender("snncompile tile 16", passes=(), schedule=16),
     Contender("snncompile recompute", passes=("recompute",)),
+    Contender("snncompile recompute tile 16", passes=("recompute",), schedule=16),
+    Contender("snncompile pass channels-last", passes=("channels-last",)),
     Contender("snncompile event-driven", passes=("event-driven",)),
 )
 """One line each; those whose passes this version does not have stay out."""
