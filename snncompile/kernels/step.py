@@ -83,7 +83,8 @@ def trace(definition: Definition) -> Step:
     count = 1 + definition.states + len(definition.scalars)
     flowing = 1 + definition.states if any(definition.differentiable) else 0
     disabled = torch._C.DisableTorchFunction()  # pyright: ignore[reportPrivateUsage]
-    with _disable_current_modes(), disabled:
+    unhooked = torch.autograd.graph.saved_tensors_hooks(_itself, _itself)
+    with _disable_current_modes(), disabled, unhooked:
         ones = [torch.ones(2, dtype=definition.dtype) for _ in range(count + flowing)]
         try:
             with torch.autocast("cpu", enabled=False), torch.enable_grad():
@@ -95,6 +96,11 @@ def trace(definition: Definition) -> Step:
     placeholders = tuple(traced.graph.find_nodes(op="placeholder"))
     operands, gradients = placeholders[:count], placeholders[count:]
     return Step(traced.graph, operands, gradients, results, derivatives, carrying)
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    """Keeps a caller's hooks, such as those of a checkpoint, away from what is traced."""
+    return tensor
 
 
 def _without_mutation(traced: fx.GraphModule, ones: list[Tensor]) -> fx.GraphModule:

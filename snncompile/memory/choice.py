@@ -12,7 +12,7 @@ from snncompile.ir.program import Program, Segment
 from snncompile.memory.segments import as_segments, cuts
 from snncompile.memory.units import Unit, units_of
 
-_NEARLY_LEAST = 1.25
+_NEARLY_LEAST = 1.5
 """How much more memory than the least a tile may take: longer ones are faster."""
 
 

@@ -7,7 +7,8 @@ takes most are found exactly but for the steps in which segments' sizes are trie
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Final
+from math import inf
+from typing import Final, NamedTuple
 
 from snncompile.ir.program import Program, Segment
 from snncompile.memory.units import Unit, Value, units_of
@@ -15,6 +16,9 @@ from snncompile.memory.units import Unit, Value, units_of
 _SIZES_TRIED: Final = 48
 _NEARLY_LEAST: Final = 1.05
 """How much more than the least memory cuts may take that keep less."""
+_WHOLE_NUMBERS: Final = 4
+"""How much worse than bytes of packed values those of unpacked ones are: a cut where currents cross
+is for the largest layers, not for sparing them a little."""
 
 
 def least_memory(program: Program) -> tuple[Segment, ...]:
@@ -42,10 +46,25 @@ def cuts(units: Sequence[Unit], *, kept: float, limit: float | None) -> tuple[in
     """
     parts = _Parts(units)
     paths = [(size, path) for size in parts.sizes() if (path := parts.cheapest(size))]
-    allowed = [(size, path) for size, path in paths if limit is None or path[0] <= limit]
-    least = min((kept * saved + size for size, (saved, _) in allowed), default=0.0)
-    near = (p for size, p in allowed if kept * p[0] + size <= _NEARLY_LEAST * least)
-    return min(near, default=(0.0, (0, len(units))))[1]
+    allowed = [(size, path) for size, path in paths if limit is None or path.saved <= limit]
+    least = min((kept * path.weighed + size for size, path in allowed), default=0.0)
+    near = (path for size, path in allowed if kept * path.weighed + size <= _NEARLY_LEAST * least)
+    return min(near, default=_Path(0.0, 0.0, (0, len(units)))).borders
+
+
+class _Path(NamedTuple):
+    """Stretches of units one after the other: what they leave behind, weighed and in bytes."""
+
+    weighed: float
+    saved: float
+    borders: tuple[int, ...]
+
+    def to(self, end: int, left: tuple[float, float]) -> "_Path":
+        """The path with one more stretch."""
+        return _Path(self.weighed + left[1], self.saved + left[0], (*self.borders, end))
+
+
+_END: Final = _Path(inf, inf, ())
 
 
 class _Parts:
@@ -62,18 +81,16 @@ class _Parts:
         every = sorted({size for row in self.size for size in row if size >= least})
         return every[:: max(1, len(every) // _SIZES_TRIED)] + every[-1:]
 
-    def cheapest(self, size: float) -> tuple[float, tuple[int, ...]] | None:
-        """The least that stretches of at most this size leave behind, and their borders."""
-        best = [(0.0, (0,))] + [(float("inf"), (0,))] * self.count
+    def cheapest(self, size: float) -> _Path | None:
+        """The stretches of at most this size that leave least behind."""
+        best: list[_Path | None] = [_Path(0.0, 0.0, (0,)), *(None for _ in range(self.count))]
         for begin in range(self.count):
-            saved, borders = best[begin]
+            path = best[begin]
             for end in range(begin + 1, self.count + 1):
-                if self.size[begin][end - begin - 1] > size:
+                if path is None or self.size[begin][end - begin - 1] > size:
                     break
-                total = saved + self.saved[begin][end - begin - 1]
-                if total < best[end][0]:
-                    best[end] = (total, (*borders, end))
-        return best[self.count] if best[self.count][0] < float("inf") else None
+                best[end] = min(path.to(end, self.saved[begin][end - begin - 1]), best[end] or _END)
+        return best[self.count]
 
 
 def _sizes(units: Sequence[Unit], begin: int) -> Iterator[float]:
@@ -88,11 +105,12 @@ def _sizes(units: Sequence[Unit], begin: int) -> Iterator[float]:
         yield total + largest + sum(read.values())
 
 
-def _left(units: Sequence[Unit], begin: int) -> Iterator[float]:
-    """Bytes that are kept of the units from one on if a cut follows them."""
+def _left(units: Sequence[Unit], begin: int) -> Iterator[tuple[float, float]]:
+    """Bytes that are kept of the units from one on if a cut follows them; and weighed."""
     for end in range(begin + 1, len(units) + 1):
-        values = (value for unit in units[begin:end] for value in unit.values)
-        yield sum(value.kept for value in values if value.last >= end)
+        values = [v for unit in units[begin:end] for v in unit.values if v.last >= end]
+        weighed = (v.kept * (1 if v.bits < v.width else _WHOLE_NUMBERS) for v in values)
+        yield sum(v.kept for v in values), sum(weighed)
 
 
 def _segment(units: Sequence[Unit], begin: int, end: int) -> Segment:

@@ -6,8 +6,8 @@ put by meanwhile, so that they are updated once. The graph of autograd is the on
 anyway, so that gradients have the same bits.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -71,7 +71,7 @@ def run_again(
     modules = [root.get_submodule(name) for name in learning]
 
     def surroundings() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_put_by(modules)
+        return nullcontext(), _StatisticsPutBy(modules)
 
     return checkpoint(run, *kept, use_reentrant=False, context_fn=surroundings)
 
@@ -102,18 +102,21 @@ def _packed(value: Value, known: Levels) -> Packed | None:
     return None if planes is None else Packed(how, planes)
 
 
-@contextmanager
-def _statistics_put_by(modules: Sequence[nn.Module]) -> Generator[None]:
-    """Let modules that train write into copies of their buffers."""
-    trained = [module for module in modules if module.training]
-    own = [module._buffers for module in trained]  # noqa: SLF001
-    for module, buffers in zip(trained, own, strict=True):
-        copies = {k: None if b is None else b.clone() for k, b in buffers.items()}
-        module.__dict__["_buffers"] = copies
-    try:
-        yield
-    finally:
-        for module, buffers in zip(trained, own, strict=True):
+class _StatisticsPutBy(AbstractContextManager[None]):
+    """Lets modules that train write into copies of their buffers; may be entered many times."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = modules
+        self.own: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
+
+    def __enter__(self) -> None:
+        self.own = [(module, module._buffers) for module in self.modules if module.training]  # noqa: SLF001
+        for module, buffers in self.own:
+            copies = {k: None if b is None else b.clone() for k, b in buffers.items()}
+            module.__dict__["_buffers"] = copies
+
+    def __exit__(self, *error: object) -> None:
+        for module, buffers in self.own:
             module.__dict__["_buffers"] = buffers
 
 

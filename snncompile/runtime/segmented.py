@@ -12,7 +12,7 @@ from torch import fx, nn
 from snncompile.ir.dependence import Component
 from snncompile.ir.program import Program, Segment
 from snncompile.memory.levels import levels
-from snncompile.runtime.again import PackedValues, learning_modules, run_again
+from snncompile.runtime.again import Packed, PackedValues, learning_modules, run_again
 from snncompile.runtime.code import compile_graph
 from snncompile.runtime.region import Region, Regions
 from snncompile.runtime.tile import tile_graph
@@ -29,6 +29,11 @@ class _Part:
     states: tuple[str, ...]
     writes: tuple[str, ...]
     learning: tuple[str, ...]
+
+    def run(self, root: nn.Module, operands: list[Any], packed: dict[int, Packed]) -> Any:  # noqa: ANN401
+        if self.again:
+            return run_again(self.function, root, operands, packed, self.learning)
+        return self.function(root, operands)
 
 
 class SegmentedTile:
@@ -52,6 +57,7 @@ class SegmentedTile:
         if passed:
             drawn.append((regions.region((), passed), False))
         self.parts = [_compiled(program, regions, part, again=again) for part, again in drawn]
+        self.wanted = {node.name for node in region.writes}
         self.last = {name: i for i, part in enumerate(self.parts) for name in part.reads}
 
     def __call__(self, root: nn.Module, box: list[Any]) -> Any:  # noqa: ANN401
@@ -59,26 +65,25 @@ class SegmentedTile:
         steps, *given = box
         box.clear()
         region = self.region
-        names = [node.name for node in (*region.reads, *region.invariants, *region.states)]
-        values: dict[str, Any] = dict(zip(names, given, strict=True))
+        count = len(given) - len(region.states)
+        crossing = (*region.reads, *region.invariants)
+        values: dict[str, Any] = dict(zip(_names(crossing), given[:count], strict=True))
+        states: dict[str, Any] = dict(zip(_names(region.states), given[count:], strict=True))
         given.clear()
-        wanted, packed = {node.name for node in region.writes}, PackedValues(self.levels)
+        packed = PackedValues(self.levels)
         for i, part in enumerate(self.parts):
             kept = packed.of(part.reads, values) if part.again else {}
             operands = [steps, *(values[name] for name in (*part.reads, *part.invariants))]
-            operands += [values.pop(name) for name in part.states]
+            operands += [states.pop(name) for name in part.states]
             for name in part.reads:
-                if self.last[name] == i and name not in wanted:
+                if self.last[name] == i and name not in self.wanted:
                     del values[name]
-            if part.again:
-                written, after = run_again(part.function, root, operands, kept, part.learning)
-            else:
-                written, after = part.function(root, operands)
+            written, after = part.run(root, operands, kept)
             values.update(zip(part.writes, written, strict=True))
-            values.update(zip(part.states, after, strict=True))
+            states.update(zip(part.states, after, strict=True))
             del written, after
-        states = tuple(values[node.name] for node in region.states)
-        return tuple(values[node.name] for node in region.writes), states
+        following = tuple(states[node.name] for node in region.states)
+        return tuple(values[node.name] for node in region.writes), following
 
 
 def _groups(
