@@ -70,6 +70,7 @@ def main() -> None:
     """Print and write one row a contender, network and length."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="ours only, few steps")
+    parser.add_argument("--only", default="", help="contenders whose names hold this")
     options = parser.parse_args()
     print(f"# {machine()}; 1 thread")
     torch.set_flush_denormal(True)
@@ -79,6 +80,7 @@ def main() -> None:
     plan += [(theirs, mlp, 4), (theirs, mlp, 16), (theirs, conv, 4)]
     if options.quick:
         plan = [(ours, mlp, 2)]
+    plan = [one for one in plan if options.only in one[0].name]
     rows: list[Row] = []
     for contender, make, steps in plan:
         for cache, (process, wall) in zip(

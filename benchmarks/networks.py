@@ -186,7 +186,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
     print(f"# {machine()}; threads {options.threads}")
-    cases = [case(name, options) for name in options.network or NETWORKS]
+    cases = [case(name, options) for name in options.network or list(NETWORKS)[options.quick :]]
     peaks = [one.peaks() for one in cases]
     rows = [row for one, own in zip(cases, peaks, strict=True) for row in one.rows(own, options)]
     if options.out or not options.quick:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 FEW = ("--threads", "1", "--seconds", "0")
-OURS = ("--only", "SpikingJelly multi-step", "snncompile")
+OURS = ("--only", "SpikingJelly multi-step", "snncompile layers")
 
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "mlp": (*FEW, "--steps", "2"),
@@ -20,7 +20,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "backward_scan": (),
     "compile_time": (),
 }
-"""Of the first, every peer takes part but torch.compile."""
+"""In the first, every peer takes part but torch.compile."""
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def test_every_table_runs_with_every_peer() -> None:
 
     for peer in ("multi-step", "single-step", "level 1", "8 chunks", "snnTorch", "Norse", "eager"):
         assert peer in printed
-    for network in ("mlp", "layer", "conv", "spiking_vgg11_bn", "spiking_resnet18", "tutorial"):
+    for network in ("mlp", "layer", "conv", "spiking_resnet18", "tutorial"):
         assert network in printed
 
 
