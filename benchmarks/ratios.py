@@ -139,8 +139,19 @@ def ratio(file: str, column: str, where: Row, over_: Row, under: Row) -> Value:
         pair = [one(rows, chosen) for chosen in (over_, under)]
         if (threads > 1 and "threads" not in where) or not all(pair):
             return None
-        numbers = [float(half[0][column]) for half in pair]
+        timed = column.replace("process", "wall") if threads > 1 else column
+        numbers = [float(half[0][timed]) for half in pair]
         return Found(numbers[0] / numbers[1], pair[1][0].get("contender", ""))
+
+    return value
+
+
+def worst(file: str, column: str, where: Row) -> Value:
+    """The least of a column that holds ratios already."""
+
+    def value(threads: int) -> Found | None:
+        rows = one(read(file), where | {"threads": str(threads)})
+        return Found(min(float(row[column]) for row in rows), column) if rows else None
 
     return value
 

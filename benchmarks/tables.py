@@ -72,7 +72,7 @@ def memory(case: Case) -> Memory:
         except RuntimeError as error:
             print(f"  {contender.name}: {str(error).splitlines()[0]}", flush=True)
             continue
-        found[contender.name] = (f"{peak:.2f}", f"{saved:.3f}")
+        found[contender.name] = (f"{peak:.4f}", f"{saved:.3f}")
     return found
 
 
