@@ -66,8 +66,9 @@ from snncompile.ir.program import Program, Recomputation
 from snncompile.memory.segments import least_memory
 from snncompile.rewrite import Keeps, Pass
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_UNITS = {
+    "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from snncompile.errors import InputError
 from snncompile.ir.program import Program
+from snncompile.memory.report import KeptBySegment
 from snncompile.runtime.code import compile_graph
 from snncompile.runtime.schedule import Recording, Runner, ScheduleName
 
@@ -60,6 +61,15 @@ class Compiled:
         outputs, states = self.runner.run(inputs, states, steps, record)
         self._keep(states, hidden)
         return self._result(outputs, extras)
+
+    def kept(self, leaves: list[Any]) -> tuple[KeptBySegment, ...]:
+        """What a call keeps for its backward pass.
+
+        Args:
+            leaves: The leaves of its arguments.
+        """
+        inputs, steps, _ = self._given(leaves)
+        return self.runner.kept(inputs, steps)
 
     def steps(self, leaves: list[Any], hidden: dict[str, Tensor]) -> Iterator[Any]:
         """What a call gives step by step; weights may change in between.

@@ -15,6 +15,7 @@ from snncompile.capture import capture
 from snncompile.compiled import Compiled, ready
 from snncompile.errors import InputError
 from snncompile.ir.program import Program
+from snncompile.memory.report import KeptBySegment
 from snncompile.rewrite import Pass, run_passes
 from snncompile.runtime.schedule import Recording, ScheduleName
 
@@ -67,6 +68,19 @@ class Transformed(nn.Module):
         """Like a call; fills `recording` with what every neuron received and emitted."""
         leaves, spec = pytree.tree_flatten((args, kwargs))
         return self._find(args, kwargs, leaves, spec).run(leaves, self._hidden, recording)
+
+    def kept(self, *args: Any, **kwargs: Any) -> tuple[KeptBySegment, ...]:  # noqa: ANN401
+        """What a training step with these arguments keeps for its backward pass, and why.
+
+        Args:
+            *args: The arguments of one call.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            One entry for every part of the network, estimated from its shapes.
+        """
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        return self._find(args, kwargs, leaves, spec).kept(leaves)
 
     def steps(self, *args: Any, **kwargs: Any) -> Iterator[Any]:  # noqa: ANN401
         """Run one time step at a time, for online learning and for streams.

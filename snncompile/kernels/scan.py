@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,17 +16,12 @@ from snncompile.kernels.kernel import generate
 from snncompile.kernels.operators import neuron_scan, register
 from snncompile.kernels.settings import Settings, identity
 from snncompile.kernels.step import Definition, NotElementwiseError
+from snncompile.kernels.tracing import while_tracing
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Results = tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]
 
 SWITCH = "SNNCOMPILE_KERNELS"
 """The environment variable that, set to "off", has every scan run as a loop in torch."""
-
-
-def _while_tracing(function: Function) -> Function:
-    """Have torch.compile run a function for real while it traces, and keep its result."""
-    return cast("Function", cast("Any", torch.compiler).assume_constant_result(function))
 
 
 _keys: dict[Hashable, str] = {}
@@ -87,7 +82,7 @@ class FusedScan:
         finals = outputs[len(kept) : len(kept) + len(states)]
         return tuple(kept.get(i) for i in range(1 + len(states))), tuple(finals)
 
-    @_while_tracing
+    @while_tracing
     def _kernel(
         self,
         scalars: tuple[bool, ...],

@@ -3,12 +3,13 @@
 With a budget, what is kept beyond the least is what spares most work for its bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 
 from snncompile.errors import InputError
 from snncompile.ir.program import Program, Segment
+from snncompile.memory.autograd import kept_by_autograd
 from snncompile.memory.segments import as_segments, cuts
 from snncompile.memory.units import Unit, units_of
 
@@ -60,19 +61,22 @@ def segments_for(program: Program, call: CallSize) -> tuple[Segment, ...]:
     values = call.steps * call.samples
     borders = cuts(units, kept=call.steps / call.tile, limit=left / values)
     segments = as_segments(units, borders)
-    return _kept_for(segments, units, left / values)
+    return _kept_for(segments, units, left / values, kept_by_autograd(program))
 
 
 def _kept_for(
-    segments: tuple[Segment, ...], units: Sequence[Unit], limit: float
+    segments: tuple[Segment, ...],
+    units: Sequence[Unit],
+    limit: float,
+    known: Mapping[str, Mapping[int, float]],
 ) -> tuple[Segment, ...]:
     """Segments of which some keep what autograd keeps, as far as the limit goes."""
-    by_name = {unit.nodes[0].name: unit for unit in units}
-    inside = [[by_name[n] for n in segment.nodes if n in by_name] for segment in segments]
+    work = {unit.nodes[0].name: unit.work for unit in units}
     kept = {value.node.name: value.kept for unit in units for value in unit.values}
     left = limit - sum(kept[name] for name in {n for s in segments for n, _ in s.keeps})
-    costs = [sum(unit.computed for unit in part) for part in inside]
-    spared = [sum(unit.work for unit in part) for part in inside]
+    parts = [{k: v for n in s.nodes for k, v in known.get(n, {}).items()} for s in segments]
+    costs = [sum(part.values()) for part in parts]
+    spared = [sum(work.get(name, 0.0) for name in segment.nodes) for segment in segments]
     chosen = list(segments)
     for i in sorted(range(len(segments)), key=lambda i: -spared[i] / max(costs[i], 1.0)):
         if costs[i] <= left:
@@ -97,11 +101,12 @@ def tile_for(program: Program, steps: int) -> int:
     units = units_of(program)
     size = max(_sizes(asked.segments, units), default=0.0)
     states = sum(unit.states for unit in units)
-    lengths = sorted({steps, *(2**i for i in range(steps.bit_length()))} - {0})
+    lengths: list[int] = sorted({steps, *(1 << i for i in range(steps.bit_length()))} - {0})
     needed = {k: (ceil(steps / k) - 1) * states + k * size for k in lengths if k <= steps}
     least = min(needed.values())
     kept = steps * sum(v.kept for unit in units for v in unit.values if v.bits < 8)  # noqa: PLR2004
-    return max(k for k, value in needed.items() if value + kept <= _NEARLY_LEAST * (least + kept))
+    near = [k for k, value in needed.items() if value + kept <= _NEARLY_LEAST * (least + kept)]
+    return max(near)
 
 
 def _sizes(segments: Sequence[Segment], units: Sequence[Unit]) -> list[float]:
@@ -114,7 +119,8 @@ def chunk_for(program: Program, steps: int) -> int:
     """How many single steps run again together, for the least memory."""
     units = units_of(program)
     states, size = sum(u.states for u in units), sum(u.computed for u in units)
-    return max(1, min(steps, round(sqrt(steps * states / size)))) if size else steps
+    best = round(sqrt(steps * states / size)) if size else steps
+    return max(1, min(steps, best))
 
 
 def readable(size: float) -> str:

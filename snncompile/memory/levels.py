@@ -1,6 +1,6 @@
 """Which values of a step take few levels: spikes, counts of them, and what keeps them so.
 
-A value of levels is ``k * unit`` with a whole k from 0 to `count` - 1; it can be kept in as many
+A value of levels is ``k * unit`` with a whole k from 0 to `number` - 1; it can be kept in as many
 bits as k takes, and found again bit for bit.
 """
 
@@ -25,40 +25,41 @@ from snncompile.ir.surrogates import Surrogate, spike
 
 
 class Levels(NamedTuple):
-    """The values 0, unit, 2 * unit, ..., (count - 1) * unit.
+    """The values 0, unit, 2 * unit, ..., (number - 1) * unit.
 
     Attributes:
-        count: How many there are.
+        number: How many there are.
         unit: The distance between two.
         sure: They follow from the IR; else a user's function promises them, and whoever relies on
             it has to look.
     """
 
-    count: int
+    number: int
     unit: float = 1.0
     sure: bool = True
 
     @property
     def bits(self) -> int:
         """How many bits tell them apart."""
-        return max(1, (self.count - 1).bit_length())
+        return max(1, (self.number - 1).bit_length())
 
 
 MOST_BITS: Final = 8
 """Beyond, keeping levels gains little over keeping floats."""
 
 _BINARY = frozenset((lif, rectified_lif, adaptive_lif, single_spike, spike))
-_SAME_LAYERS = frozenset(
-    (nn.Identity, nn.Flatten, nn.Unflatten, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-    + (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.ZeroPad1d)
-    + (nn.ZeroPad2d, nn.ZeroPad3d, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
-)
+_SAME_LAYERS = frozenset((
+    nn.Identity, nn.Flatten, nn.Unflatten, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.ZeroPad1d, nn.ZeroPad2d,
+    nn.ZeroPad3d, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle,
+))  # fmt: skip
 """Layers whose every output is one of their inputs, or 0."""
-_SAME = frozenset(
-    "flatten reshape view permute transpose swapaxes contiguous clone detach unsqueeze squeeze "
-    "getitem flip select narrow chunk split max_pool1d max_pool2d max_pool3d adaptive_max_pool2d "
-    "relu pixel_shuffle pixel_unshuffle amax".split()
-)
+_SAME = frozenset((
+    "flatten", "reshape", "view", "permute", "transpose", "swapaxes", "contiguous", "clone",
+    "detach", "unsqueeze", "squeeze", "getitem", "flip", "select", "narrow", "chunk", "split",
+    "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "relu", "pixel_shuffle",
+    "pixel_unshuffle", "amax",
+))  # fmt: skip
 """The same for functions and methods of one tensor."""
 
 _Known: TypeAlias = Mapping[fx.Node, Levels]
@@ -112,14 +113,14 @@ def _sum(given: Sequence[Levels]) -> Levels | None:
     """A sum of two counts."""
     if len(given) != 2 or any(one.unit != 1.0 for one in given):  # noqa: PLR2004
         return None
-    return Levels(given[0].count + given[1].count - 1, sure=all(one.sure for one in given))
+    return Levels(given[0].number + given[1].number - 1, sure=all(one.sure for one in given))
 
 
 def _product(given: Sequence[Levels]) -> Levels | None:
     """A product of two counts."""
     if len(given) != 2 or any(one.unit != 1.0 for one in given):  # noqa: PLR2004
         return None
-    most = (given[0].count - 1) * (given[1].count - 1)
+    most = (given[0].number - 1) * (given[1].number - 1)
     return Levels(most + 1, sure=all(one.sure for one in given))
 
 
@@ -127,7 +128,7 @@ def _widest(given: Sequence[Levels]) -> Levels | None:
     """What holds the values of all, which have one unit."""
     if len({one.unit for one in given}) > 1:
         return None
-    return Levels(max(given).count, given[0].unit, all(one.sure for one in given))
+    return Levels(max(given).number, given[0].unit, all(one.sure for one in given))
 
 
 _RULES: Mapping[str, Callable[[Sequence[Levels]], Levels | None]] = {

@@ -43,7 +43,7 @@ class Packing:
 
     def _counts(self, flat: Tensor) -> Tensor:
         """Which level every element is, as uint8."""
-        if self.levels.count == 2:  # noqa: PLR2004
+        if self.levels.number == 2:  # noqa: PLR2004
             return flat.ne(0).to(torch.uint8)
         return torch.round(flat / self.levels.unit).to(torch.uint8)
 

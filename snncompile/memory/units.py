@@ -111,9 +111,7 @@ def _is_input(component: Component, inputs: Iterable[str]) -> bool:
     return component.nodes[0].op == "placeholder" and component.nodes[0].name in inputs
 
 
-def _value(
-    node: fx.Node, readers: tuple[int, ...], size: float, known: Levels | None
-) -> Value:
+def _value(node: fx.Node, readers: tuple[int, ...], size: float, known: Levels | None) -> Value:
     width = _tensors(node)[0].element_size() * 8
     bits = known.bits if known else width
     return Value(node, readers, bits, width, size * bits / width)
@@ -127,7 +125,12 @@ def _computed(node: fx.Node) -> list[float]:
 
 
 def _bytes(node: fx.Node) -> list[float]:
-    return [float(prod(map(_known, t.shape))) * t.element_size() for t in _tensors(node)]
+    return [known_bytes(tensor) for tensor in _tensors(node)]
+
+
+def known_bytes(tensor: Tensor) -> float:
+    """Bytes of a fake tensor, of the captured batch size."""
+    return float(prod(map(_known, tensor.shape))) * tensor.element_size()
 
 
 def _tensors(node: fx.Node) -> list[Tensor]:

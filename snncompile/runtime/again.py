@@ -6,13 +6,13 @@ put by meanwhile, so that they are updated once. The graph of autograd is the on
 anyway, so that gradients have the same bits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils import checkpoint
 
 from snncompile.ir.program import Program
 from snncompile.memory.levels import Levels
@@ -21,6 +21,9 @@ from snncompile.runtime.sequence import Value
 
 Part: TypeAlias = Callable[[nn.Module, list[Any]], Any]
 """``part(root, [*operands]) -> results``; it empties the list."""
+
+
+_checkpoint: Callable[..., Any] = cast("Any", checkpoint).checkpoint
 
 
 class Packed(NamedTuple):
@@ -52,28 +55,46 @@ def run_again(
     if not torch.is_grad_enabled():
         return part(root, operands)
     if torch.compiler.is_compiling():
-        return checkpoint(lambda *given: part(root, list(given)), *operands, use_reentrant=False)
-    flowing = [isinstance(value, Tensor) and value.requires_grad for value in operands]
+        return _checkpoint(_traceable(part, root), *operands, use_reentrant=False)
     kept = [packed[i].planes if i in packed else value for i, value in enumerate(operands)]
-    ways = {i: value.how for i, value in packed.items()}
-    waiting = [list(operands)]
-    operands.clear()
-
-    def run(*given: Any) -> Any:  # noqa: ANN401
-        if waiting:
-            return part(root, waiting.pop())
-        found = [ways[i].unpack(value) if i in ways else value for i, value in enumerate(given)]
-        for value, needed in zip(found, flowing, strict=True):
-            if needed and not value.requires_grad:
-                value.requires_grad_()
-        return part(root, found)
-
+    run = _Run(part, root, operands, {i: value.how for i, value in packed.items()})
     modules = [root.get_submodule(name) for name in learning]
 
     def surroundings() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _StatisticsPutBy(modules)
 
-    return checkpoint(run, *kept, use_reentrant=False, context_fn=surroundings)
+    return _checkpoint(run, *kept, use_reentrant=False, context_fn=surroundings)
+
+
+def _traceable(part: Part, root: nn.Module) -> Callable[..., Any]:
+    def run(*given: Any) -> Any:  # noqa: ANN401
+        return part(root, list(given))
+
+    return run
+
+
+class _Run:
+    """A part with its operands: first as they are, then as they are found in what was kept."""
+
+    def __init__(
+        self, part: Part, root: nn.Module, operands: list[Any], ways: Mapping[int, Packing]
+    ) -> None:
+        self.part = part
+        self.root = root
+        self.ways = ways
+        self.flowing = [isinstance(v, Tensor) and v.requires_grad for v in operands]
+        self.waiting = [list(operands)]
+        operands.clear()
+
+    def __call__(self, *given: Any) -> Any:  # noqa: ANN401
+        if self.waiting:
+            return self.part(self.root, self.waiting.pop())
+        ways = self.ways
+        found = [ways[i].unpack(value) if i in ways else value for i, value in enumerate(given)]
+        for value, flows in zip(found, self.flowing, strict=True):
+            if flows and not value.requires_grad:
+                value.requires_grad_()
+        return self.part(self.root, found)
 
 
 class PackedValues:
@@ -107,27 +128,26 @@ class _StatisticsPutBy(AbstractContextManager[None]):
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = modules
-        self.own: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
+        self.own: list[tuple[dict[str, Any], dict[str, Tensor | None]]] = []
 
     def __enter__(self) -> None:
-        self.own = [(module, module._buffers) for module in self.modules if module.training]  # noqa: SLF001
-        for module, buffers in self.own:
+        trained = [vars(module) for module in self.modules if module.training]
+        self.own = [(attributes, attributes["_buffers"]) for attributes in trained]
+        for attributes, buffers in self.own:
             copies = {k: None if b is None else b.clone() for k, b in buffers.items()}
-            module.__dict__["_buffers"] = copies
+            attributes["_buffers"] = copies
 
     def __exit__(self, *error: object) -> None:
-        for module, buffers in self.own:
-            module.__dict__["_buffers"] = buffers
+        for attributes, buffers in self.own:
+            attributes["_buffers"] = buffers
 
 
 def learning_modules(program: Program, nodes: Sequence[fx.Node]) -> tuple[str, ...]:
     """Names of the modules that nodes call and that have buffers, each once."""
-    called = dict.fromkeys(node for node in nodes if node.op == "call_module")
-    owners = {str(n.target): list(program.module(n).named_modules()) for n in called}
-    found = (
-        f"{target}.{name}" if name else target
-        for target, modules in owners.items()
-        for name, module in modules
-        if module._buffers  # noqa: SLF001
-    )
-    return tuple(dict.fromkeys(found))
+    found: dict[str, None] = {}
+    for node in nodes:
+        owner = program.module(node) if node.op == "call_module" else nn.Module()
+        for name, module in cast("Iterator[tuple[str, nn.Module]]", owner.named_modules()):
+            if next(module.buffers(recurse=False), None) is not None:
+                found[f"{node.target}.{name}" if name else str(node.target)] = None
+    return tuple(found)

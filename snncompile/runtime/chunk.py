@@ -1,4 +1,4 @@
-"""Several single steps that run again together in the backward pass, from the states before them."""
+"""Single steps that run again together in the backward pass, from the states before them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from math import isqrt

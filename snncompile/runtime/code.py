@@ -9,7 +9,7 @@ import itertools
 import linecache
 from collections.abc import Callable
 from operator import getitem
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary, finalize
 
 import torch
@@ -19,6 +19,7 @@ from torch.fx.graph import CodeGen
 from torch.fx.node import map_aggregate
 
 from snncompile.ir.program import Program, output_of
+from snncompile.kernels.tracing import while_tracing
 
 
 class _Root:
@@ -43,20 +44,10 @@ _SPELLED = (
     fx.Node,
 )
 _SPELLED_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 _keys: "WeakKeyDictionary[fx.Graph, int]" = WeakKeyDictionary()
 _functions: dict[int, Callable[..., Any]] = {}
 _numbers = itertools.count()
-
-
-def while_tracing(function: Function) -> Function:
-    """Have torch.compile run a function for real while it traces, and keep its result.
-
-    For what makes code, which cannot be traced itself; the result must be a number or a string.
-    """
-    marked = cast("Any", torch.compiler).assume_constant_result(function)
-    return cast("Function", marked)
 
 
 class _BoxedCodeGen(CodeGen):

@@ -133,9 +133,7 @@ def _cut(
 class _Compiler:
     """Compiles the stages of one program."""
 
-    def __init__(
-        self, program: Program, regions: Regions, segments: tuple[Segment, ...]
-    ) -> None:
+    def __init__(self, program: Program, regions: Regions, segments: tuple[Segment, ...]) -> None:
         self.program = program
         self.regions = regions
         self.segments = segments

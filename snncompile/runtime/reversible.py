@@ -6,8 +6,7 @@ membranes of every step from those after it, and takes the gradients in the same
 same values: no step is computed a third time, and there is no graph.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch.utils import _pytree as pytree
 from snncompile.errors import InputError
 from snncompile.ir.grids import Grid, on_grid
 from snncompile.ir.reversible import Branch, Pair, halves, slopes
+from snncompile.kernels.tracing import untraced
 from snncompile.runtime.half import run_half
 
 Settings: TypeAlias = tuple[tuple[str, Any], ...]
@@ -113,7 +113,7 @@ def _apply(current: Tensor, membrane: Tensor, coupling: Coupling) -> Pair:
     return Streamlined.apply(current, membrane, coupling)  # type: ignore[no-untyped-call, no-any-return]
 
 
-_untraced: Callable[[Tensor, Tensor, Coupling], Pair] = cast("Any", torch.compiler).disable(_apply)
+_untraced = untraced(_apply)
 """Left alone by torch.compile: what is refused and what is packed depends on values."""
 
 

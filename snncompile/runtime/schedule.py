@@ -15,8 +15,9 @@ from torch import Tensor
 
 from snncompile.errors import InputError
 from snncompile.ir.program import Program, Segment
+from snncompile.kernels.tracing import while_tracing
 from snncompile.memory.choice import CallSize, chunk_for, segments_for, tile_for
-from snncompile.runtime.code import while_tracing
+from snncompile.memory.report import KeptBySegment, kept_in
 from snncompile.runtime.cost import batch_axis, bytes_per_sample
 from snncompile.runtime.observe import observable, operands, results
 from snncompile.runtime.online import (
@@ -73,6 +74,7 @@ class Runner:
         self.program = program
         self.schedule: ScheduleName | int = schedule
         self._plans: dict[str, Plan] = {}
+        self._lengths: dict[tuple[str, int], int] = {}
         self._chosen: dict[tuple[int, int, int], tuple[Segment, ...]] = {}
 
     def run(
@@ -126,6 +128,16 @@ class Runner:
         call = Call(self.program, plan, inputs, [], 0, 1).between(step, step + 1, states)
         return single(plan, call.execute())
 
+    def kept(self, inputs: tuple[Tensor, ...], steps: int) -> tuple[KeptBySegment, ...]:
+        """What a training step keeps for its backward pass.
+
+        Args:
+            inputs: As `run` takes them.
+            steps: The number of steps, T.
+        """
+        size = CallSize(steps, self._samples(inputs), self._tile(inputs, steps))
+        return kept_in(self.program, size)
+
     def _way(self, call: Call) -> Callable[[Call], Results]:
         """How to run a call, by where its gradient goes."""
         if self.program.gradient == "through-time" or not torch.is_grad_enabled():
@@ -144,7 +156,7 @@ class Runner:
             return steps
         if isinstance(self.schedule, int):
             return min(self.schedule, steps)
-        if self.program.recompute is not None:
+        if self.program.recompute is not None and torch.is_grad_enabled():
             return self._tile_again(steps)
         per_sample = self._cost()[0]
         return max(1, min(steps, int(TILE_BYTES // (per_sample * self._samples(inputs) + 1))))
@@ -165,11 +177,17 @@ class Runner:
 
     @while_tracing
     def _chunk(self, steps: int) -> int:
-        return chunk_for(self.program, steps)
+        """How many single steps run again together."""
+        if ("chunk", steps) not in self._lengths:
+            self._lengths["chunk", steps] = chunk_for(self.program, steps)
+        return self._lengths["chunk", steps]
 
     @while_tracing
     def _tile_again(self, steps: int) -> int:
-        return tile_for(self.program, steps)
+        """How many steps run at once where segments run again."""
+        if ("tile", steps) not in self._lengths:
+            self._lengths["tile", steps] = tile_for(self.program, steps)
+        return self._lengths["tile", steps]
 
     @while_tracing
     def _cost(self) -> tuple[float, int | None, int]:

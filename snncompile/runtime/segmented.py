@@ -86,9 +86,7 @@ class SegmentedTile:
         return tuple(values[node.name] for node in region.writes), following
 
 
-def _groups(
-    region: Region, segments: Sequence[Segment]
-) -> list[tuple[list[Component], bool]]:
+def _groups(region: Region, segments: Sequence[Segment]) -> list[tuple[list[Component], bool]]:
     """The components of a region by the segment that they belong to, in order; whether again."""
     home = {name: i for i, segment in enumerate(segments) for name in segment.nodes}
     groups: dict[int, list[Component]] = {}

@@ -75,7 +75,7 @@ class Execution:
             for (name, ways), value in zip(stage.writes, written, strict=True):
                 for way in ways:
                     _gather(gathered.setdefault((name, way), []), way, value, tiled=stage.tiled)
-            del written, value
+            del written
         for key, parts in gathered.items():
             together = join if stage.tiled else stack
             self.values[key] = together(parts) if key[1] == "stack" else parts[0]
@@ -95,8 +95,8 @@ class Execution:
         """What a stage writes, piece by piece; keeps `states` up to date."""
         if stage.chunk is not None and self.chunk:
             sequences = tuple(self.values[name, "stack"] for name in stage.reads)
-            for length, given in chunks(sequences, self.steps, self.chunk):
-                box = [*given, *fixed, *states]
+            for length, pieces in chunks(sequences, self.steps, self.chunk):
+                box = [*pieces, *fixed, *states]
                 states.clear()
                 steps, after = stage.chunk(self.root, length, box)
                 states += after

@@ -231,10 +231,11 @@ class _TileWriter:
         graph = step_graph(self.program, inner)
         if again:
             step = compile_graph(self.program, graph, boxed=True)
-            target = AnchoredLoop(Chunk(self.program, inner, step))
-            return self.graph.call_function(target, (ROOT, self.steps), groups)
-        step = compile_graph(self.program, graph)
-        return self.graph.call_function(loop, (step, ROOT, self.steps), groups)
+            target: Any = AnchoredLoop(Chunk(self.program, inner, step))
+            args: Any = (ROOT, self.steps)
+            return self.graph.call_function(target, args, groups)
+        args = (compile_graph(self.program, graph), ROOT, self.steps)
+        return self.graph.call_function(loop, args, groups)
 
     def _whole(self, node: fx.Node) -> None:
         """A BatchNorm takes its statistics over [T * N]; any other module takes [T, N, ...]."""

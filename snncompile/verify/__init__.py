@@ -90,7 +90,8 @@ def _compare(
     double = any(leaf.dtype == torch.float64 for leaf in leaves)
     rounding = ROUNDING[torch.float64 if double else torch.float32]
     compared = compare_gradients(shared, found)
-    return Report(keeps, outputs, layers, compared, tuple(problems), rounding)
+    kept = transformed.kept(*inputs) if program.recompute is not None else ()
+    return Report(keeps, outputs, layers, compared, tuple(problems), rounding, kept)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from snncompile.memory.report import KeptBySegment
+
 Keeps = Literal["outputs", "spikes", "interface"]
 
 
@@ -88,6 +90,8 @@ class Report:
         gradients: Every parameter and floating input; empty when not asked for.
         problems: What could not be compared, or has another shape.
         rounding: Distances from the threshold up to which a spike may move by rounding.
+        memory: What a training step keeps for its backward pass, where the pass `recompute` is
+            among the passes.
     """
 
     keeps: Keeps
@@ -96,6 +100,7 @@ class Report:
     gradients: tuple[GradientComparison, ...]
     problems: tuple[str, ...] = field(default=())
     rounding: float = 0.0
+    memory: tuple[KeptBySegment, ...] = field(default=())
 
     @property
     def moved(self) -> int:
@@ -139,6 +144,7 @@ class Report:
         lines += [_neuron_line(neuron) for neuron in self.neurons]
         if self.gradients:
             lines.append(self._gradient_line())
+        lines += [f"keeps {kept}" for kept in self.memory]
         return "\n".join(lines)
 
     def _verdict(self) -> str:

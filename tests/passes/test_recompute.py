@@ -15,6 +15,7 @@ import snncompile.nn as own
 from snncompile.errors import InputError
 from snncompile.ir.text import text
 from snncompile.module import Transformed
+from snncompile.nn.neurons import ResetName
 from snncompile.passes.recompute import Recompute
 from snncompile.passes.saf import SAF
 from snncompile.rewrite import Pass
@@ -46,10 +47,11 @@ def _loud(model: nn.Module, factor: float = 5.0) -> nn.Module:
     return model
 
 
-def _perceptron(reset: own.neurons.ResetName, *, learn: bool = False) -> nn.Module:
+def _perceptron(reset: ResetName, *, learn: bool = False) -> nn.Module:
     model = Perceptron()
-    for i in (1, 3):
-        model.layers[i] = own.LIF(reset=reset, learn_decay=learn)
+    lif = (own.LIF(reset=reset, learn_decay=learn) for _ in range(2))
+    first, _, second, _, last = model.layers.children()
+    model.layers = nn.Sequential(first, next(lif), second, next(lif), last)
     return _loud(model)
 
 
@@ -62,17 +64,17 @@ def _jelly(*layers: nn.Module) -> nn.Module:
     return net
 
 
-def _plif(**options: Any) -> nn.Module:
+def _plif(**options: Any) -> Any:
     return neuron.ParametricLIFNode(surrogate_function=surrogate.ATan(), **options)
 
 
-def jelly_vgg() -> nn.Module:
+def jelly_vgg(width: int = 32) -> nn.Module:
     """Multi-step: BatchNorm over all steps, learned decays, hard and soft resets."""
     return _jelly(
         layer.Conv2d(2, 6, 3, padding=1, bias=False), layer.BatchNorm2d(6), _plif(),
         layer.MaxPool2d(2),
         layer.Conv2d(6, 8, 3, padding=1, bias=False), layer.BatchNorm2d(8), _plif(v_reset=None),
-        layer.AvgPool2d(2), layer.Flatten(), layer.Linear(32, 5),
+        layer.AvgPool2d(2), layer.Flatten(), layer.Linear(width, 5),
     )  # fmt: skip
 
 
@@ -101,7 +103,7 @@ def network(name: str, steps: int = 7) -> tuple[nn.Module, Tensor]:
     return model, torch.randn(steps, 3, *shape)
 
 
-def trained(module: Transformed, x: Tensor, *calls: Callable[[], Any]) -> dict[str, Tensor]:
+def trained(module: Transformed, x: Tensor) -> dict[str, Tensor]:
     """One training step: the output, gradients, and what layers and neurons have learned."""
     torch.manual_seed(1)
     module.reset()
@@ -111,14 +113,17 @@ def trained(module: Transformed, x: Tensor, *calls: Callable[[], Any]) -> dict[s
     output = module(leaf)
     output = output[0] if isinstance(output, tuple) else output
     ((output.float() - 0.3) ** 2).sum().backward()
-    for call in calls:
-        call()
-    found = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    found = {name: _gradient(p) for name, p in module.named_parameters() if p.grad is not None}
     found |= {name: value.clone() for name, value in module.named_buffers()}
     with torch.no_grad():
         for name, value in module.named_buffers():
             value.copy_(before[name])
-    return {"output": output.detach(), "input": leaf.grad, **found}
+    return {"output": output.detach(), "input": _gradient(leaf), **found}
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None
+    return tensor.grad.clone()
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -198,15 +203,15 @@ def test_autocast_is_that_of_the_first_run() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             output = module(x)
         (output.float() ** 2).sum().backward()
-        found.append([output.detach(), *(p.grad.clone() for p in module.parameters())])
+        found.append([output.detach(), *map(_gradient, module.parameters())])
 
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_channels_last_inputs_have_the_same_bits() -> None:
     model, x = network("vgg")
-    x = x.flatten(0, 1).to(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
-    plain, again = both(model.to(memory_format=torch.channels_last), "layers")
+    x = x.flatten(0, 1).to(memory_format=torch.channels_last).view_as(x)
+    plain, again = both(model, "layers")
 
     assert_same(trained(again, x), trained(plain, x))
 
@@ -278,16 +283,26 @@ def jelly_mlp(steps: int = 64, width: int = 128) -> tuple[nn.Module, Tensor]:
     return _loud(_jelly(*layers)), torch.rand(steps, 4, width)
 
 
+def kept_in(module: Transformed, model: nn.Module, x: Tensor) -> int:
+    """Bytes that a call keeps of what it computes."""
+    module.reset()
+    functional.reset_net(model)
+    return saved_bytes(lambda: module(x), (*model.parameters(), *model.buffers(), x))[0]
+
+
+def kept_by_library(model: nn.Module, x: Tensor) -> int:
+    """The same for the network as SpikingJelly runs it."""
+    functional.reset_net(model)
+    return saved_bytes(lambda: model(x), (*model.parameters(), *model.buffers(), x))[0]
+
+
 def test_a_spiking_layer_keeps_a_bit_a_neuron_and_step() -> None:
     model, x = jelly_mlp()
     again = snncompile.transform(model, "recompute", schedule="layers")
     again(x)
-    again.reset()
     neuron_steps = 3 * x.numel()
 
-    found, _ = saved_bytes(lambda: again(x), (*model.parameters(), x))
-    functional.reset_net(model)
-    theirs, _ = saved_bytes(lambda: model(x), (*model.parameters(), x))
+    found, theirs = kept_in(again, model, x), kept_by_library(model, x)
 
     assert found / neuron_steps <= 0.14
     assert theirs / found >= 45
@@ -295,16 +310,11 @@ def test_a_spiking_layer_keeps_a_bit_a_neuron_and_step() -> None:
 
 def test_a_network_of_batch_norms_keeps_a_twentieth() -> None:
     torch.manual_seed(0)
-    model = jelly_vgg()
-    x = torch.randn(16, 4, 2, 16, 16)
-    model[-1] = layer.Linear(128, 5, step_mode="m")
+    model, x = jelly_vgg(128), torch.randn(16, 4, 2, 16, 16)
     again = snncompile.transform(model, "recompute", schedule="layers")
     again(x)
-    again.reset()
 
-    found, _ = saved_bytes(lambda: again(x), (*model.parameters(), *model.buffers(), x))
-    functional.reset_net(model)
-    theirs, _ = saved_bytes(lambda: model(x), (*model.parameters(), *model.buffers(), x))
+    found, theirs = kept_in(again, model, x), kept_by_library(model, x)
 
     assert theirs / found >= 20
 
@@ -320,7 +330,7 @@ def test_a_budget_bounds_what_is_kept_and_is_used(schedule: Schedule) -> None:
         budget = int(share * everything)
         again = snncompile.transform(model, Recompute(budget=budget), schedule=schedule)
         again(x)
-        found, _ = saved_bytes(lambda again=again: again(x), (*model.parameters(), x))
+        found = kept_in(again, model, x)
         assert found <= budget
         kept.append(found)
         assert_same(trained(again, x), trained(plain, x))
@@ -335,6 +345,33 @@ def test_a_budget_below_the_states_between_tiles_is_refused() -> None:
 
     with pytest.raises(InputError, match="the states between 4 tiles of steps take 18 KiB, more"):
         again(x)
+
+
+@pytest.mark.parametrize("schedule", ["layers", 4, "steps"])
+@pytest.mark.parametrize("budget", [None, "100KiB"])
+def test_what_is_kept_is_known_beforehand(budget: str | None, schedule: Schedule) -> None:
+    model, x = jelly_mlp(steps=16)
+    again = snncompile.transform(model, Recompute(budget=budget), schedule=schedule)
+    again(x)
+
+    found = kept_in(again, model, x)
+
+    assert sum(part.bytes for part in again.kept(x)) == pytest.approx(found, rel=0.01)
+
+
+def test_the_report_says_what_each_layer_keeps_and_why() -> None:
+    model, x = jelly_mlp(steps=16)
+    again = snncompile.transform(model, Recompute(budget="100KiB"), schedule="layers")
+
+    report = snncompile.verify(model, again, x)
+
+    assert report.ok
+    assert [str(part) for part in report.memory] == [
+        "0, 1: 32 KiB, what autograd keeps: within the budget, spares 2.11 MFLOP",
+        "2, 3: 64 KiB, what autograd keeps: within the budget, spares 2.11 MFLOP",
+        "4, 5: 1 KiB, runs again (2.11 MFLOP) from %spikes_1 at 1 bit",
+    ]
+    assert "keeps 4, 5: 1 KiB, runs again" in str(report)
 
 
 @pytest.mark.parametrize("budget", ["much", "1.2.3MiB", "5 apples", "-3"])
