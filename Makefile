@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check runtimes browser browser-check format clean
+.PHONY: help setup demo test check bench bench-quick sinabs runtimes browser browser-check format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -33,6 +33,47 @@ check: $(STAMP) ## format, lint, types, layers and tests: what a change must pas
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2
+
+# Two threads, states of the allocator as they are by default; torch.compile in this process.
+MEASURE := PYTHONPATH=. OMP_NUM_THREADS=2 TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python benchmarks
+RESULTS := benchmarks/results
+
+bench: $(STAMP) ## measure every table against every peer, half an hour; tables go to README.md
+	$(MEASURE)/neuron_scan.py --out $(RESULTS)/neuron_scan.csv
+	$(MEASURE)/backward_scan.py
+	$(MEASURE)/neuron_layer.py
+	if test -e out/sinabs/.installed; then \
+		PYTHONPATH=benchmarks OMP_NUM_THREADS=2 out/sinabs/bin/python benchmarks/sinabs_layer.py; \
+	else echo "sinabs is left out; make sinabs installs it"; fi
+	$(MEASURE)/mlp.py
+	$(MEASURE)/conv.py
+	$(MEASURE)/networks.py
+	$(MEASURE)/growth.py
+	$(MEASURE)/compile_time.py
+	for steps in 16 64; do \
+		$(MEASURE)/online_training.py --network mlp --steps $$steps --threads 1 2 --repeats 5 \
+			--out $(RESULTS)/online_$$steps.csv || exit 1; \
+	done
+	$(MEASURE)/online_training.py --network mlp --memory 16 256 --only steps \
+		--out $(RESULTS)/online_memory.csv
+	$(MEASURE)/single_spike.py --parts neuron --out $(RESULTS)/single_spike.csv
+	for table in event_synapses latency; do \
+		if test -e benchmarks/$$table.py; then \
+			$(MEASURE)/$$table.py --threads 1 2 --out $(RESULTS)/$$table.csv || exit 1; \
+		fi; \
+	done
+	$(BIN)/python benchmarks/summary.py --write
+
+bench-quick: $(STAMP) ## run every table on tiny sizes: do the scripts work?
+	$(MEASURE)/quick.py
+
+sinabs: out/sinabs/.installed ## install the peer sinabs, which needs an environment of its own
+
+out/sinabs/.installed: constraints.txt
+	$(PYTHON) -m venv out/sinabs
+	out/sinabs/bin/python -m pip install --quiet --constraint constraints.txt \
+		torch sinabs==3.1.3 'nir<=1.0.4' numpy
+	touch $@
 
 runtimes: $(STAMP) ## compare exported files in old onnxruntimes, -node and -web; needs node and npm
 	$(BIN)/python -m tests.runtimes.cases out/runtimes/cases

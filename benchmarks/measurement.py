@@ -1,17 +1,24 @@
 """Time, memory and operations of a training step, on the CPU."""
 
+import multiprocessing
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
 Work = Callable[[], None]
+T = TypeVar("T")
 
 MEBIBYTE = 2**20
 
@@ -24,14 +31,22 @@ class Time:
     wall: float
 
 
-def interleaved(works: Mapping[str, Work], repeats: int) -> dict[str, Time]:
+def interleaved(
+    works: Mapping[str, Work], repeats: int, once: Collection[str] = ()
+) -> dict[str, Time]:
     """Time every work `repeats` times, one after the other in turn, in alternating order.
 
     What slows the machine down for a while then slows all of them down. The caller warms up.
+
+    Args:
+        works: What is timed, by name.
+        repeats: How many turns.
+        once: Names that take part in the first turn only, because they take so long.
     """
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for turn in range(repeats):
-        names = list(works) if turn % 2 == 0 else list(works)[::-1]
+        names = [name for name in works if turn == 0 or name not in once]
+        names = names if turn % 2 == 0 else names[::-1]
         for name in names:
             process, wall = time.process_time(), time.perf_counter()
             works[name]()
@@ -60,6 +75,59 @@ def peak_memory(work: Work) -> float:
         alive += event.nbytes()
         peak = max(peak, alive)
     return peak / MEBIBYTE
+
+
+def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps of a forward pass, beyond its output and what is alive anyway.
+
+    Args:
+        run: The forward pass; returns its output.
+        known: What is alive anyway: parameters, inputs.
+    """
+    kept: dict[int, int] = {}
+    holding: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        holding.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = run()
+    for value in (output, *known):
+        kept.pop(value.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+def in_fresh_process(run: Callable[[], T]) -> T:
+    """What `run` returns in a fork of this process, where nothing ran before that ran elsewhere.
+
+    Call it before work on several threads: a fork has none of them.
+
+    Raises:
+        RuntimeError: It failed there; the message is what it said.
+    """
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(run, sending))
+    process.start()
+    sending.close()
+    try:
+        worked, value = receiving.recv()
+    except EOFError:
+        worked, value = False, "the process ended without an answer"
+    process.join()
+    if not worked:
+        raise RuntimeError(value)
+    return value
+
+
+def _answer(run: Callable[[], T], sending: "Connection[tuple[bool, T | str], None]") -> None:
+    try:
+        sending.send((True, run()))
+    except Exception as error:
+        sending.send((False, f"{type(error).__name__}: {error}"))
 
 
 def operations(work: Work) -> float:

@@ -1,6 +1,6 @@
 """A LIF layer's scan over time: generated kernel, eager loop, copy.
 
-    python benchmarks/neuron_scan.py [--threads 1 2] [--quick]
+    python benchmarks/neuron_scan.py [--threads 1 2] [--quick] [--out FILE.csv]
 
 All contenders run in this process, in turns; every number is a median. With one thread it is CPU
 time, with more wall time. "of copy" is the time to copy as many bytes as the kernel must move (12 a
@@ -15,10 +15,12 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from records import Row, write
 from torch import Tensor
 
 from snncompile.ir import neurons
@@ -123,8 +125,9 @@ def compile_times() -> None:
         build.cache_directory.cache_clear()
 
 
-def table(threads: int, rounds: int) -> None:
-    """Print the table for a number of threads."""
+def table(threads: int, rounds: int, sizes: Sequence[tuple[int, int]]) -> list[Row]:
+    """Print the table for a number of threads; returns it."""
+    rows: list[Row] = []
     torch.set_num_threads(threads)
     kernel = lif_kernel()
     print(f"\n{threads} thread(s), {'CPU' if threads == 1 else 'wall'} time, {rounds} rounds")
@@ -132,7 +135,7 @@ def table(threads: int, rounds: int) -> None:
           "fwd+bwd ms | loop ms |    x |")  # fmt: skip
     print("| ---: | ------: | ----------: | ---: | -----------: | ------: | ---: | "
           "---------: | ------: | ---: |")  # fmt: skip
-    for steps, width in SIZES:
+    for steps, width in sizes:
         once = max(3, rounds // 3) if steps * width > MANY else rounds
         forward, backward = bandwidth(kernel, steps, width, once)
         a, b, c, d = layer(steps, width, once)
@@ -151,6 +154,16 @@ def table(threads: int, rounds: int) -> None:
             end=" |\n",
             flush=True,
         )
+        numbers = {"T": steps, "M": width, "threads": threads, "forward of copy": forward}
+        numbers |= {"backward of copy": backward, "forward ms": a, "forward loop ms": b}
+        numbers |= {
+            "forward x": b / a,
+            "training ms": c,
+            "training loop ms": d,
+            "training x": d / c,
+        }
+        rows.append({name: f"{number:.4g}" for name, number in numbers.items()})
+    return rows
 
 
 def main() -> None:
@@ -158,13 +171,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, help="a CSV file")
     options = parser.parse_args()
     load = os.getloadavg()[0]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, load {load:.1f}, "
           f"torch {torch.__version__}")  # fmt: skip
     compile_times()
+    rows: list[Row] = []
     for threads in options.threads:
-        table(threads, 3 if options.quick else 15)
+        sizes = [(8, 256)] if options.quick else SIZES
+        rows += table(threads, 3 if options.quick else 15, sizes)
+    if options.out:
+        write(rows, options.out)
 
 
 if __name__ == "__main__":

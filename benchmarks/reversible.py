@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from measurement import interleaved, machine, peak_memory
+from measurement import interleaved, machine, peak_memory, saved_bytes
 from online_accuracy import digits
 from reversible_networks import lif, mlp, vgg
 from spikingjelly.activation_based import functional, neuron
@@ -121,20 +121,7 @@ def time_of(name: str, options: argparse.Namespace) -> list[object]:
 
 def bytes_kept(run: Run, x: Tensor) -> int:
     """What autograd keeps beyond input and output of the node, which its neighbours keep."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        holding.append(tensor)
-        return tensor
-
-    holding: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = run(x.requires_grad_())
-    for value in (x, output):
-        kept.pop(value.untyped_storage().data_ptr(), None)
-    return sum(kept.values())
+    return saved_bytes(lambda: run(x.requires_grad_()), (x,))
 
 
 def _reversible(x: Tensor) -> Tensor:
