@@ -16,7 +16,8 @@ from torch.utils import checkpoint
 
 from snncompile.ir.program import Program
 from snncompile.memory.levels import Levels
-from snncompile.memory.packing import Packing, packing_of
+from snncompile.runtime.choices import Choices
+from snncompile.runtime.packing import Packing, pack
 from snncompile.runtime.sequence import Value
 
 Part: TypeAlias = Callable[[nn.Module, list[Any]], Any]
@@ -84,17 +85,21 @@ class _Run:
         self.ways = ways
         self.flowing = [isinstance(v, Tensor) and v.requires_grad for v in operands]
         self.waiting = [list(operands)]
+        self.choices = Choices()
         operands.clear()
 
     def __call__(self, *given: Any) -> Any:  # noqa: ANN401
-        if self.waiting:
-            return self.part(self.root, self.waiting.pop())
+        with self.choices:
+            return self.part(self.root, self.waiting.pop() if self.waiting else self._found(given))
+
+    def _found(self, given: Sequence[Any]) -> list[Any]:
+        """The operands, from what was kept of them."""
         ways = self.ways
         found = [ways[i].unpack(value) if i in ways else value for i, value in enumerate(given)]
         for value, flows in zip(found, self.flowing, strict=True):
             if flows and not value.requires_grad:
                 value.requires_grad_()
-        return self.part(self.root, found)
+        return found
 
 
 class PackedValues:
@@ -118,9 +123,8 @@ class PackedValues:
 def _packed(value: Value, known: Levels) -> Packed | None:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return None
-    how = packing_of(value, known)
-    planes = how.pack(value)
-    return None if planes is None else Packed(how, planes)
+    found = pack(value, known)
+    return None if found is None else Packed(*found)
 
 
 class _StatisticsPutBy(AbstractContextManager[None]):

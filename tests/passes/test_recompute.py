@@ -16,6 +16,7 @@ from snncompile.errors import InputError
 from snncompile.ir.text import text
 from snncompile.module import Transformed
 from snncompile.nn.neurons import ResetName
+from snncompile.passes.event_driven import EventDriven
 from snncompile.passes.recompute import Recompute
 from snncompile.passes.saf import SAF
 from snncompile.rewrite import Pass
@@ -168,6 +169,25 @@ def test_gradients_within_a_step_have_the_same_bits(variant: Any, schedule: Sche
     plain, again = both(model, schedule, SAF(variant=variant))
 
     assert_same(trained(again, x), trained(plain, x))
+
+
+@pytest.mark.parametrize("below", [1.0, None])
+def test_synapses_by_events_go_the_same_way_again(below: float | None) -> None:
+    torch.manual_seed(0)
+    model = _loud(nn.Sequential(*(own.LIF() if i % 2 else nn.Linear(256, 256) for i in range(4))))
+    x = (torch.rand(16, 64, 256) < 0.05).float()
+    plain, again = (
+        snncompile.transform(model, passes, time_steps=16, schedule="layers")
+        for passes in ([EventDriven(below=1.0)], [EventDriven(below=below), "recompute"])
+    )
+    expected = trained(plain, x)
+
+    for _ in range(3):
+        found = trained(again, x)
+
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    if below is not None:
+        assert_same(found, expected)
 
 
 def test_steps_one_at_a_time_have_the_same_bits() -> None:
