@@ -125,6 +125,9 @@ OURS = (
     Contender("snncompile recompute tile 16", passes=("recompute",), schedule=16),
     Contender("snncompile pass channels-last", passes=("channels-last",)),
     Contender("snncompile event-driven", passes=("event-driven",)),
+    Contender("snncompile event-driven layers", passes=("event-driven",), schedule="layers"),
+    Contender("snncompile event-driven, recompute", passes=("event-driven", "recompute")),
+    Contender("snncompile recompute layers", passes=("recompute",), schedule="layers"),
 )
 """One line each; those whose passes this version does not have stay out."""
 

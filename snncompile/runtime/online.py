@@ -18,7 +18,7 @@ from snncompile.ir.effects import has_effect
 from snncompile.ir.program import Output, Program
 from snncompile.runtime.plan import Plan, begin
 from snncompile.runtime.sequence import Value
-from snncompile.runtime.stage import Execution, Gathering, gathering
+from snncompile.runtime.stage import Execution, Gathering
 
 Results: TypeAlias = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 """The reduced outputs, and the states after the last step."""
@@ -66,7 +66,10 @@ class Call:
 
     def results(self, execution: Execution) -> Results:
         """What an execution gave."""
-        outputs = tuple(execution.output(name, output) for name, output in self.plan.outputs)
+        outputs = tuple(
+            execution.output(name, output, self.plan.gathering(output), self.steps)
+            for name, output in self.plan.outputs
+        )
         return outputs, tuple(execution.states[name] for name in self.plan.states)
 
 
@@ -82,7 +85,7 @@ def run_last_step(call: Call) -> Results:
     with torch.no_grad():
         first = call.between(0, call.steps - 1, call.states).execute()
     states = [first.states[name] for name in call.plan.states]
-    keys: list[tuple[str, Gathering]] = [(n, gathering(o)) for n, o in call.plan.outputs]
+    keys: list[tuple[str, Gathering]] = [(n, call.plan.gathering(o)) for n, o in call.plan.outputs]
     earlier = {key: first.values[key] for key in keys}
     del first
     last = call.between(call.steps - 1, call.steps, states).execute()
@@ -202,8 +205,9 @@ def single(plan: Plan, execution: Execution) -> Results:
     """The outputs of a call of one step, not reduced over time, and the states after it."""
     outputs: list[Any] = []
     for name, output in plan.outputs:
-        value: Any = execution.values[name, gathering(output)]
-        outputs.append(value[0] if gathering(output) == "stack" else value)
+        way = plan.gathering(output)
+        value: Any = execution.values[name, way]
+        outputs.append(value[0] if way == "stack" else value)
     return tuple(outputs), tuple(execution.states[name] for name in plan.states)
 
 

@@ -33,6 +33,7 @@ class Plan:
         inputs: Names of the inputs, in order.
         states: Names of the states, in order.
         outputs: Names of the step's outputs, with what becomes of their sequences.
+        in_tiles: Tiles of several steps follow each other.
     """
 
     prepare: Callable[..., Any]
@@ -41,18 +42,34 @@ class Plan:
     inputs: tuple[str, ...]
     states: tuple[str, ...]
     outputs: tuple[tuple[str, Output], ...]
+    in_tiles: bool
+
+    def gathering(self, output: Output) -> Gathering:
+        """How the values of an output are gathered over time."""
+        return gathering(output, in_tiles=self.in_tiles)
 
 
-def make_plan(
-    program: Program, *, tiled: bool, entire: bool = False, segments: tuple[Segment, ...] = ()
-) -> Plan:
+@dataclass(frozen=True)
+class Pieces:
+    """What runs at once.
+
+    Attributes:
+        tiled: Several steps; otherwise single ones.
+        entire: All steps, if they are tiled.
+        segments: What runs again in the backward pass.
+    """
+
+    tiled: bool
+    entire: bool = False
+    segments: tuple[Segment, ...] = ()
+
+
+def make_plan(program: Program, pieces: Pieces) -> Plan:
     """Cut a program into stages and compile them.
 
     Args:
         program: The program, in the mode its modules are in now.
-        tiled: Compile tiles of several steps; otherwise single steps.
-        entire: All steps are one tile, so that one stage does.
-        segments: What runs again in the backward pass.
+        pieces: What runs at once.
 
     Raises:
         InvalidProgramError: A module that reads the whole sequence takes part in feedback.
@@ -60,9 +77,10 @@ def make_plan(
     found = components(program)
     regions = Regions(program, found)
     outputs = tuple(zip(output_of(program.step)[0], program.outputs, strict=True))
-    cut = _cut(program, regions, found, entire=entire)
-    compiler = _Compiler(program, regions, segments)
-    stages = tuple(compiler.stage(region, tiled=tiled) for region in cut)
+    one_stage = pieces.entire and bool(pieces.segments)
+    cut = _cut(program, regions, found, entire=one_stage)
+    compiler = _Compiler(program, regions, pieces)
+    stages = tuple(map(compiler.stage, cut))
     needed = {node for region in cut for node in region.invariants}
     ordered = tuple(node for node in program.step.nodes if node in needed)
     return Plan(
@@ -72,6 +90,7 @@ def make_plan(
         tuple(spec.name for spec in program.inputs),
         tuple(state.name for state in program.states),
         tuple((node.name, output) for node, output in outputs),
+        compiler.in_tiles,
     )
 
 
@@ -133,14 +152,17 @@ def _cut(
 class _Compiler:
     """Compiles the stages of one program."""
 
-    def __init__(self, program: Program, regions: Regions, segments: tuple[Segment, ...]) -> None:
+    def __init__(self, program: Program, regions: Regions, pieces: Pieces) -> None:
         self.program = program
         self.regions = regions
-        self.segments = segments
+        self.segments = pieces.segments
+        self.tiled = pieces.tiled
+        self.in_tiles = pieces.tiled and not pieces.entire
 
-    def stage(self, region: Region, *, tiled: bool) -> Stage:
+    def stage(self, region: Region) -> Stage:
+        """Compile a stage."""
         entire = any(component.kind == "whole" for component in region.components)
-        tiled = tiled or entire
+        tiled = self.tiled or entire
         function = self._tile(region) if tiled else self._step(region)
         again = self.segments and not tiled
         return Stage(
@@ -172,8 +194,9 @@ class _Compiler:
                 gathered[node].append("stack")
         outputs = zip(output_of(self.program.step)[0], self.program.outputs, strict=True)
         for node, output in outputs:
-            if node in gathered and gathering(output) not in gathered[node]:
-                gathered[node].append(gathering(output))
+            way = gathering(output, in_tiles=self.in_tiles)
+            if node in gathered and way not in gathered[node]:
+                gathered[node].append(way)
         return tuple((node.name, tuple(gathered[node])) for node in region.writes)
 
 

@@ -30,7 +30,7 @@ from snncompile.runtime.online import (
     runs_again,
     single,
 )
-from snncompile.runtime.plan import Plan, make_plan
+from snncompile.runtime.plan import Pieces, Plan, make_plan
 
 ScheduleName: TypeAlias = Literal["steps", "layers", "auto"]
 
@@ -103,15 +103,9 @@ class Runner:
             raise InputError(f"a program runs at least 1 time step, not {steps}")
         tile = self._tile(inputs, steps)
         size = self._size(inputs, steps, tile)
-        observed = record is not None
-        # A branch, because torch.compile may hold the sizes as symbols.
-        key = (
-            self._planned(True, observed, size)
-            if tile > 1
-            else self._planned(False, observed, size)
-        )
+        plan = self._plan(steps, tile, size, observed=record is not None)
         chunk = self._chunk(steps) if size and tile == 1 else 0
-        call = Call(self.program, self._plans[key], inputs, list(states), steps, tile, chunk)
+        call = Call(self.program, plan, inputs, list(states), steps, tile, chunk)
         if record is not None:
             values, states = call.results(call.execute())
             count = len(self.program.outputs)
@@ -130,7 +124,7 @@ class Runner:
         Returns:
             The outputs of the step, not reduced over time, and the states after it.
         """
-        plan = self._plans[self._planned(False, False, None)]
+        plan = self._plans[self._planned(False, False, False, None)]
         call = Call(self.program, plan, inputs, [], 0, 1).between(step, step + 1, states)
         return single(plan, call.execute())
 
@@ -206,17 +200,28 @@ class Runner:
         return (bytes_per_sample(self.program), *batch_axis(self.program))
 
     @while_tracing
-    def _planned(self, tiled: bool, recorded: bool, size: tuple[int, int, int] | None) -> str:
+    def _planned(
+        self, tiled: bool, entire: bool, recorded: bool, size: tuple[int, int, int] | None
+    ) -> str:
         """Make the plan for the mode that the modules are in, if need be; returns its key."""
         modules = [self.program.module(n) for n in self.program.step.find_nodes(op="call_module")]
         segments = () if size is None else self._segments(size)
-        entire = size is not None and size[0] == size[2]
         trained = [int(module.training) for module in modules]
         key = f"{tiled} {recorded} {entire} {hash(segments)} {trained}"
         if key not in self._plans:
             program = observable(self.program) if recorded else self.program
-            self._plans[key] = make_plan(program, tiled=tiled, entire=entire, segments=segments)
+            self._plans[key] = make_plan(program, Pieces(tiled, entire, segments))
         return key
+
+    def _plan(
+        self, steps: int, tile: int, size: tuple[int, int, int] | None, *, observed: bool
+    ) -> Plan:
+        """The plan of a call; by branches, because torch.compile may hold the sizes as symbols."""
+        if tile == 1:
+            return self._plans[self._planned(False, False, observed, size)]
+        if tile == steps:
+            return self._plans[self._planned(True, True, observed, size)]
+        return self._plans[self._planned(True, False, observed, size)]
 
     def _segments(self, size: tuple[int, int, int]) -> tuple[Segment, ...]:
         """What runs again in a call of that size."""

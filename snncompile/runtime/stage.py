@@ -81,13 +81,22 @@ class Execution:
             self.values[key] = together(parts) if key[1] == "stack" else parts[0]
         self.states.update(zip(stage.states, states, strict=True))
 
-    def output(self, name: str, output: Output) -> Tensor:
+    def output(self, name: str, output: Output, way: Gathering, steps: int) -> Tensor:
         """An output of the program, reduced over time, once all stages have run.
+
+        Args:
+            name: Its node.
+            output: What becomes of it.
+            way: How it was gathered.
+            steps: Over how many steps.
 
         Raises:
             InvalidProgramError: The output is no tensor.
         """
-        return _reduced(self.values[name, gathering(output)], output)
+        value = self.values[name, way]
+        if way == "running_sum" and output.reduce == "mean" and isinstance(value, Tensor):
+            return value / steps
+        return _reduced(value, output, way)
 
     def _written(
         self, stage: Stage, fixed: tuple[Value, ...], states: list[Tensor]
@@ -136,23 +145,30 @@ def _gather(parts: list[Value], way: Gathering, value: Value, *, tiled: bool) ->
         parts[0] = parts[0] + value
 
 
-def gathering(output: Output) -> Gathering:
-    """How the values of an output are gathered; what needs them all at once is stacked."""
-    return output.reduce if output.reduce in ("last", "running_sum") else "stack"
+def gathering(output: Output, *, in_tiles: bool) -> Gathering:
+    """How the values of an output are gathered; what needs them all at once is stacked.
+
+    Args:
+        output: The output.
+        in_tiles: Tiles of several steps follow each other, each of which can be summed up.
+    """
+    if output.reduce in ("last", "running_sum"):
+        return output.reduce
+    return "running_sum" if in_tiles and output.reduce in ("sum", "mean") else "stack"
 
 
-def _reduced(gathered: Value, output: Output) -> Tensor:
+def _reduced(gathered: Value, output: Output, way: Gathering) -> Tensor:
     """What the model sees of an output, from its gathered values."""
     if not isinstance(gathered, Tensor):
         raise InvalidProgramError(f"output {output.name} is no tensor; return a tensor every step")
+    if way != "stack":
+        return gathered
     match output.reduce:
-        case "stack":
-            return gathered.movedim(0, output.axis).contiguous() if output.axis else gathered
         case "sum":
             return torch.sum(gathered, 0)
         case "mean":
             return torch.mean(gathered, 0)
         case "max":
             return torch.amax(gathered, 0)
-        case "last" | "running_sum":
-            return gathered
+        case _:
+            return gathered.movedim(0, output.axis).contiguous() if output.axis else gathered
