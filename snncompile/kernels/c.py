@@ -32,7 +32,8 @@ def source(sweeps: Sweeps) -> str:
     return "\n".join(parts)
 
 
-_PARAMETERS = "const int64_t *size, void *const *at, const int64_t *stride, const int64_t *own"
+PARAMETERS = "const int64_t *size, void *const *at, const int64_t *stride, const int64_t *own"
+"""What every function takes; see above."""
 
 
 class _Loops(ABC):
@@ -95,7 +96,7 @@ class _Loops(ABC):
         self.write()
         return "\n".join(
             (
-                f"void {self.name}({_PARAMETERS}) {{",
+                f"void {self.name}({PARAMETERS}) {{",
                 "  const int64_t steps = size[0], width = size[1], block = size[2];",
                 *(f"  {line}" for line in self.before),
                 "  for (int64_t b = size[3]; b < size[4]; b++) {",
