@@ -144,7 +144,8 @@ def looped(network: Network, neurons: Callable[[], nn.Module]) -> Contender:
     """Layers of torch and a library's neurons, step by step."""
     model = Looped(*network.blocks(nn, neurons))
     model.load_state_dict(jelly(network).model.state_dict(), strict=False)
-    return Contender(model, lambda: None)
+    held = [module for module in model.modules() if isinstance(module, snntorch.Leaky)]
+    return Contender(model, lambda: [module.reset_mem() for module in held])
 
 
 def _snntorch_neuron() -> nn.Module:

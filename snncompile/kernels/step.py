@@ -5,7 +5,7 @@ torch's own autograd calls for the gradient of its results. Surrogates, detached
 user's autograd.Function need no rule of their own: they are what autograd runs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -108,7 +108,7 @@ def traced(function: Callable[..., Any], ones: list[Tensor]) -> fx.Graph:
 
 
 @contextmanager
-def _on_its_own() -> Iterator[None]:
+def _on_its_own() -> Generator[None]:
     """Keeps modes, hooks and autocast of the caller away from what is traced."""
     disabled = torch._C.DisableTorchFunction()  # pyright: ignore[reportPrivateUsage]
     unhooked = torch.autograd.graph.saved_tensors_hooks(_itself, _itself)

@@ -73,7 +73,8 @@ def _own(state: Tensor) -> Tensor:
 
 def _between_anchors(sequence: Tensor, coupling: Coupling) -> Sequence[Tensor]:
     """The sequence in parts at whose borders membranes are kept."""
-    return sequence.split(coupling.anchors or max(1, len(sequence)))
+    length = coupling.anchors or len(sequence)
+    return [sequence[begin : begin + length] for begin in range(0, len(sequence), length)]
 
 
 Way = Literal["forward", "back"]
