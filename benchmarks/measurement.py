@@ -1,5 +1,6 @@
 """Time, memory and operations of a training step, on the CPU."""
 
+import gc
 import platform
 import statistics
 import time
@@ -65,6 +66,7 @@ def left_alive(work: Callable[[], object]) -> int:
 
 def _alive(work: Work) -> list[int]:
     """Bytes that are alive beyond those before, after every allocation and release."""
+    gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
     results = profiled.profiler.kineto_results
