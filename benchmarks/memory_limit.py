@@ -128,9 +128,9 @@ def main() -> None:
     if options.alone:
         sys.exit(alone(options))
     print(f"# {machine()}; {options.limit} MiB, batch {BATCH}, {NETWORK}")
-    rows = [["contender", "trains", "fails", "cpu seconds"]]
+    rows = [["limit", "contender", "trains", "fails", "cpu seconds"]]
     for who in options.only:
-        rows.append(searched(who, options))
+        rows.append([str(options.limit), *searched(who, options)])
         print(*rows[-1], sep=",", flush=True)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
