@@ -1,11 +1,13 @@
 """Time, memory and operations of a training step, on the CPU."""
 
+import gc
 import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -66,15 +68,42 @@ def peak_memory(work: Work) -> float:
     those scratchpads, and memory from outside of torch's allocator, are not counted. What was
     alive before and is released on the way is not subtracted: states that a step replaces count.
     """
+    return max(_alive(work), default=0) / MEBIBYTE
+
+
+def left_alive(work: Callable[[], object]) -> int:
+    """The bytes of tensors that a call leaves alive, what it returns included."""
+    results: list[object] = []
+    alive = _alive(lambda: results.append(work()))
+    return alive[-1] if alive else 0
+
+
+def _alive(work: Work) -> list[int]:
+    """Bytes that are alive beyond those before, after every allocation and release."""
+    gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
     results = profiled.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak / MEBIBYTE
+    return list(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+def resident_peak(work: Work) -> float:
+    """By how many MiB a call raises the resident size of the process at most (Linux).
+
+    Means something in a fresh process only, whose C library returns freed memory at once: start it
+    with MALLOC_MMAP_THRESHOLD_=65536 in its environment. Counts what torch's allocator does not
+    see, such as the scratchpads of oneDNN.
+    """
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    before = _status("VmRSS")
+    work()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor]) -> int:

@@ -48,6 +48,22 @@ class Branch(NamedTuple):
         return spikes, kept if self.grid is None else self.grid(kept)
 
 
+class Coupling(NamedTuple):
+    """The settings of a reversible neuron.
+
+    Attributes:
+        branch: The step of an ordinary neuron, which both halves run.
+        alpha: The share of the other half's membrane.
+        beta: The share of the other half's current.
+        anchors: Every how many steps the membranes are kept; None keeps the last alone.
+    """
+
+    branch: Branch
+    alpha: float
+    beta: float
+    anchors: int | None
+
+
 def halves(value: Tensor) -> Pair:
     """The first and the second half of the channels, dimension 1, as views."""
     half = value.shape[1] // 2
@@ -88,12 +104,42 @@ def reversible_lif(  # noqa: PLR0913
         Real-valued output and the membrane after the step, each [N, C, ...].
     """
     branch = Branch(charge, threshold, reset, surrogate, strict, grid)
-    first, second = halves(current if grid is None else on_grid(current, grid.bits))
-    held, other = halves(membrane)
+    values = halves(current if grid is None else on_grid(current, grid.bits)), halves(membrane)
+    output, after = step_of_halves(*values, branch, alpha=alpha, beta=beta)
+    return torch.cat(output, 1), torch.cat(after, 1)
+
+
+def step_of_halves(
+    current: Pair, membrane: Pair, branch: Branch, *, alpha: float, beta: float
+) -> tuple[Pair, Pair]:
+    """One step of `reversible_lif`, half by half, from a current that is on the grid.
+
+    Args:
+        current: Of both halves, each [N, C/2, ...].
+        membrane: After the last step, likewise.
+        branch: The neuron's own step.
+        alpha: As in `reversible_lif`.
+        beta: As in `reversible_lif`.
+
+    Returns:
+        The output and the membrane after the step, of both halves.
+    """
+    (first, second), (held, other) = current, membrane
     spikes, kept = branch(first, held)
     out, after = spikes + beta * second, kept + alpha * other
     spikes, kept = branch(out, after)
-    return torch.cat((out, spikes + beta * first), 1), torch.cat((after, kept + alpha * held), 1)
+    return (out, spikes + beta * first), (after, kept + alpha * held)
+
+
+def reverse_of_halves(
+    output: Pair, membrane: Pair, branch: Branch, *, alpha: float, beta: float
+) -> tuple[Pair, Pair]:
+    """The inverse of `step_of_halves`: the current and the membrane before the step."""
+    (out, out_second), (after, after_second) = output, membrane
+    spikes, kept = branch(out, after)
+    first, held = (out_second - spikes) / beta, (after_second - kept) / alpha
+    spikes, kept = branch(first, held)
+    return (first, (out - spikes) / beta), (held, (after - kept) / alpha)
 
 
 def reverse(
@@ -111,12 +157,9 @@ def reverse(
     Returns:
         The current, as it was on the grid, and the membrane before the step, each [N, C, ...].
     """
-    (out_first, out_second), (after, after_second) = halves(output), halves(membrane)
-    spikes, kept = branch(out_first, after)
-    first, held_first = (out_second - spikes) / beta, (after_second - kept) / alpha
-    spikes, kept = branch(first, held_first)
-    second, held_second = (out_first - spikes) / beta, (after - kept) / alpha
-    return torch.cat((first, second), 1), torch.cat((held_first, held_second), 1)
+    values = halves(output), halves(membrane)
+    current, before = reverse_of_halves(*values, branch, alpha=alpha, beta=beta)
+    return torch.cat(current, 1), torch.cat(before, 1)
 
 
 def slopes(charge: Charge) -> tuple[float, float]:

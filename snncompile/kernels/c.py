@@ -30,7 +30,8 @@ def source(sweeps: Sweeps) -> str:
     return "\n".join(parts)
 
 
-_PARAMETERS = "const int64_t *size, void *const *at, const int64_t *stride, const int64_t *own"
+PARAMETERS = "const int64_t *size, void *const *at, const int64_t *stride, const int64_t *own"
+"""What every function takes; see above."""
 
 
 class _Function(loops.Printer):
@@ -102,7 +103,7 @@ class _Function(loops.Printer):
         order = "start; t >= 0; t--" if back else "start; t < steps; t++"
         return "\n".join(
             (
-                f"void {write.__name__}({_PARAMETERS}) {{",
+                f"void {write.__name__}({PARAMETERS}) {{",
                 "  const int64_t steps = size[0], width = size[1], block = size[2];",
                 f"  const int64_t start = {'steps - 1' if back else 0};",
                 *((FLUSH,) if back else ()),

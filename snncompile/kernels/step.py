@@ -5,7 +5,8 @@ torch's own autograd calls for the gradient of its results. Surrogates, detached
 user's autograd.Function need no rule of their own: they are what autograd runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -85,21 +86,44 @@ def trace(definition: Definition) -> Step:
     """
     count = 1 + definition.states + len(definition.scalars)
     flowing = 1 + definition.states if any(definition.differentiable) else 0
+    with _on_its_own():
+        ones = [torch.ones(2, dtype=definition.dtype) for _ in range(count + flowing)]
+        graph = traced(_function(definition, count), ones)
+        carrying = _carrying(definition, ones)
+        round_as_on(definition.device, graph, definition.dtype)
+    results, derivatives = _ends(graph, definition)
+    placeholders = tuple(graph.find_nodes(op="placeholder"))
+    operands, gradients = placeholders[:count], placeholders[count:]
+    return Step(graph, operands, gradients, results, derivatives, carrying)
+
+
+def traced(function: Callable[..., Any], ones: list[Tensor]) -> fx.Graph:
+    """The aten operations of a function of tensors, without those that mutate.
+
+    Args:
+        function: What to trace; gradients that it takes are traced with it.
+        ones: Its operands.
+
+    Raises:
+        NotElementwiseError: It cannot be traced.
+    """
+    with _on_its_own():
+        return _without_mutation(make_fx(function)(*ones), ones).graph
+
+
+@contextmanager
+def _on_its_own() -> Generator[None]:
+    """Keeps modes, hooks and autocast of the caller away from what is traced."""
     disabled = torch._C.DisableTorchFunction()  # pyright: ignore[reportPrivateUsage]
     unhooked = torch.autograd.graph.saved_tensors_hooks(_itself, _itself)
     with _disable_current_modes(), disabled, unhooked:
-        ones = [torch.ones(2, dtype=definition.dtype) for _ in range(count + flowing)]
         try:
             with torch.autocast("cpu", enabled=False), torch.enable_grad():
-                traced = _without_mutation(make_fx(_function(definition, count))(*ones), ones)
-                carrying = _carrying(definition, ones)
+                yield
+        except NotElementwiseError:
+            raise
         except Exception as error:  # a neuron is a user's code, which may raise anything
             raise NotElementwiseError(f"its function cannot be traced: {error}") from error
-        round_as_on(definition.device, traced.graph, definition.dtype)
-    results, derivatives = _ends(traced.graph, definition)
-    placeholders = tuple(traced.graph.find_nodes(op="placeholder"))
-    operands, gradients = placeholders[:count], placeholders[count:]
-    return Step(traced.graph, operands, gradients, results, derivatives, carrying)
 
 
 def _itself(tensor: Tensor) -> Tensor:

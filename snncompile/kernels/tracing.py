@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import torch
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -19,7 +21,7 @@ def while_tracing(function: Function) -> Function:
 def untraced(function: Function) -> Function:
     """Have torch.compile leave a function alone: it breaks its graph there and calls it.
 
-    This is `torch.compiler.disable`.
+    This is `torch.compiler.disable`, which is imported at the first call.
     """
-    cast("Any", function)._torchdynamo_disable = True
-    return function
+    disabled: Function = cast("Any", torch)._disable_dynamo(function)
+    return disabled

@@ -6,7 +6,7 @@ membranes of every step from those after it, and takes the gradients in the same
 same values: no step is computed a third time, and there is no graph.
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,30 +15,15 @@ from torch.utils import _pytree as pytree
 
 from snncompile.errors import InputError
 from snncompile.ir.grids import Grid, on_grid
-from snncompile.ir.reversible import Branch, Pair, halves, slopes
+from snncompile.ir.reversible import Branch, Coupling, Pair, halves, slopes
 from snncompile.kernels.tracing import untraced
 from snncompile.runtime.half import run_half
+from snncompile.runtime.reversible_kernels import back_by_kernel, forward_by_kernel
 
 Settings: TypeAlias = tuple[tuple[str, Any], ...]
 """A neuron's keyword arguments."""
 
 _INT16 = 2**15
-
-
-class Coupling(NamedTuple):
-    """The settings of a reversible neuron.
-
-    Attributes:
-        branch: The step of an ordinary neuron, which both halves run.
-        alpha: The share of the other half's membrane.
-        beta: The share of the other half's current.
-        anchors: Every how many steps the membranes are kept; None keeps the last alone.
-    """
-
-    branch: Branch
-    alpha: float
-    beta: float
-    anchors: int | None
 
 
 def reversible_over_time(
@@ -83,7 +68,8 @@ class Streamlined(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, current: Tensor, membrane: Tensor, coupling: Coupling) -> Pair:  # noqa: ANN401
         """Outputs and last membrane; keeps the two, and the anchors, for the sweep."""
-        output, after, kept = _forward(current, membrane, coupling)
+        found = forward_by_kernel(current, membrane, coupling)
+        output, after, kept = found or _forward(current, membrane, coupling)
         if any(ctx.needs_input_grad):
             _require_exact(output, after, coupling.branch.grid)
             ctx.coupling = coupling
@@ -100,13 +86,10 @@ class Streamlined(torch.autograd.Function):
         output, packed, *kept = ctx.saved_tensors
         coupling: Coupling = ctx.coupling
         membrane = unpacked(packed, output.dtype, coupling.branch.grid)
-        sweep = _Sweep(coupling, halves(membrane), halves(grad_outputs[1]))
-        gradient = torch.empty_like(output)
-        for t in reversed(range(len(output))):
-            sweep.back(output[t], grad_outputs[0][t], gradient[t])
-            if kept and coupling.anchors and t % coupling.anchors == 0:
-                sweep.membranes = halves(kept.pop())
-        return gradient, torch.cat(sweep.gradients, 1), None
+        sequences, states = (output, grad_outputs[0]), (membrane, grad_outputs[1])
+        found = back_by_kernel(sequences, states, coupling, kept)
+        gradient, first = found or _back(sequences, states, coupling, list(kept))
+        return gradient, first, None
 
 
 def _apply(current: Tensor, membrane: Tensor, coupling: Coupling) -> Pair:
@@ -136,6 +119,17 @@ def _forward(
         torch.add(half.spikes, _scaled(first, beta), out=out_second)
         held, other = after, half.kept + _scaled(held, alpha)
     return output, torch.cat((held, other), 1), kept
+
+
+def _back(sequences: Pair, states: Pair, coupling: Coupling, anchors: list[Tensor]) -> Pair:
+    """The gradients by currents and first membrane, from outputs and last membranes and theirs."""
+    sweep = _Sweep(coupling, halves(states[0]), halves(states[1]))
+    gradient = torch.empty_like(sequences[0])
+    for t in reversed(range(len(gradient))):
+        sweep.back(sequences[0][t], sequences[1][t], gradient[t])
+        if anchors and coupling.anchors and t % coupling.anchors == 0:
+            sweep.membranes = halves(anchors.pop())
+    return gradient, torch.cat(sweep.gradients, 1)
 
 
 class _Sweep:
