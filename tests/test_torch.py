@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import snncompile
 from snncompile.module import Transformed
+from snncompile.nn import LIF
 from snncompile.runtime.schedule import ScheduleName
 from tests.capture.networks import HandWritten
 from tests.distributed.networks import batch, loss, network
@@ -134,7 +135,7 @@ def test_a_compiled_network_is_trained() -> None:
         optimizer = torch.optim.SGD(own.parameters(), lr=0.1)
         for _ in range(3):
             optimizer.zero_grad()
-            loss(called(x), target).backward()
+            loss(called(x), target).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     for found, expected in zip(fast.parameters(), alone.parameters(), strict=True):
@@ -142,7 +143,7 @@ def test_a_compiled_network_is_trained() -> None:
 
 
 def test_every_mode_is_compiled_from_its_own_program() -> None:
-    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), snncompile.nn.LIF(), nn.Linear(8, 2))
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), LIF(), nn.Linear(8, 2))
     fast = snncompile.transform(model, [], schedule="layers", time_steps=4)
     x = torch.rand(4, 3, 6)
     for mode in (True, False):
