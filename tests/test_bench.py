@@ -4,6 +4,7 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 import snncompile
 from snncompile.bench.measure import Job, interleaved, kept_bytes, peak_bytes
 from snncompile.errors import InputError
+from snncompile.module import Transformed
+from snncompile.nn import LIF
+from snncompile.passes import BY_NAME
 from tests.capture.networks import HandWritten
 from tests.command_line import LOOPED, MULTI_STEP, NETWORKS, printed, refused, run
 from tests.example_networks import looped
@@ -20,7 +24,7 @@ from tests.test_cli import Louder
 FLOATS = 4
 
 
-def pair() -> tuple[nn.Module, snncompile.module.Transformed, Tensor]:
+def pair() -> tuple[nn.Module, Transformed, Tensor]:
     model, x = HandWritten(), 2 * torch.rand(6, 3, 6)
     return model, snncompile.transform(model, [], example_inputs=x, schedule="layers"), x
 
@@ -67,7 +71,7 @@ def test_what_differs_is_not_measured() -> None:
 
 
 def test_a_network_without_parameters_has_no_training_step() -> None:
-    model = snncompile.nn.LIF()
+    model = LIF()
     x = torch.rand(4, 2, 3)
     fast = snncompile.transform(model, [], example_inputs=x, time_steps=4)
 
@@ -111,7 +115,7 @@ def test_memory_that_is_freed_before_the_backward_pass_does_not_count() -> None:
 
     def forward() -> Tensor:
         for _ in range(3):
-            weight.exp().sum().backward()
+            weight.exp().sum().backward()  # type: ignore[no-untyped-call]
         return weight.exp()
 
     assert kept_bytes(forward, [weight]) == 1000 * FLOATS
@@ -127,9 +131,7 @@ def test_the_peak_is_what_is_alive_at_once() -> None:
 
 def test_jobs_are_called_in_turn_after_a_first_call() -> None:
     order: list[str] = []
-    jobs = {
-        name: Job(lambda name=name: order.append(name), lambda: order.append(".")) for name in "ab"
-    }
+    jobs = {name: Job(partial(order.append, name), partial(order.append, ".")) for name in "ab"}
 
     interleaved(jobs, 2)
 
@@ -167,7 +169,7 @@ def test_bench_prints_json() -> None:
 
 
 def test_bench_exits_with_1_when_outputs_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(snncompile.passes.BY_NAME, "louder", Louder)
+    monkeypatch.setitem(BY_NAME, "louder", Louder)
 
     result = run("bench", *LOOPED, *QUICK, "--pass", "louder")
     as_json = run("bench", *LOOPED, *QUICK, "--pass", "louder", "--json")

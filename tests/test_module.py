@@ -12,6 +12,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -260,17 +261,20 @@ def test_parameters_that_a_wrapper_does_not_know_are_refused() -> None:
 def test_a_network_is_sharded_after_it_was_captured() -> None:
     x = torch.rand(3, 2, 6)
     fast = Transformed(HandWritten(), (), "layers", None)
-    late = Transformed(nn.Sequential(nn.Linear(6, 8), LIF()), (), "layers", 3)
+    inner = nn.Linear(6, 8)
+    late = Transformed(nn.Sequential(inner, LIF()), (), "layers", 3)
     early = Transformed(nn.Sequential(nn.Linear(6, 8), LIF()), (), "layers", 3)
     early(x)
-    mesh = torch.distributed.init_device_mesh("cpu", (1,))
-    fully_shard(late.original[0], mesh=mesh)
+    streamed = Transformed(nn.Linear(6, 8), (), "layers", 3)
+    mesh = init_device_mesh("cpu", (1,))
+    fully_shard(inner, mesh=mesh)
     fully_shard(early.original, mesh=mesh)
+    fully_shard(streamed, mesh=mesh)
 
     with pytest.raises(InputError, match="Transform it first"):
         late(x)
     with pytest.raises(InputError, match="not to the model itself"):
         early(x)
     with pytest.raises(InputError, match="can only be called"):
-        fully_shard(Transformed(nn.Linear(6, 8), (), "layers", 3), mesh=mesh).steps(x)
+        streamed.steps(x)
     assert fast(x)[0].shape == (3, 2, 8)

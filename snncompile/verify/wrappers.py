@@ -1,7 +1,5 @@
 """Looks through what torch wraps around a network: torch.compile and DistributedDataParallel."""
 
-from typing import cast
-
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
@@ -18,7 +16,7 @@ def as_compiled(network: nn.Module) -> nn.Module | None:
     A wrapper around that which synchronises processes is left out.
     """
     if isinstance(network, (DataParallel, DistributedDataParallel)):
-        return as_compiled(cast("nn.Module", network.module))
+        return as_compiled(network.get_submodule("module"))
     own = unwrapped(network)
     compiled = network is not own or getattr(own, "_compiled_call_impl", None) is not None
     return network if compiled else None
@@ -26,6 +24,6 @@ def as_compiled(network: nn.Module) -> nn.Module | None:
 
 def _inside(network: nn.Module) -> nn.Module | None:
     if isinstance(network, (DataParallel, DistributedDataParallel)):
-        return cast("nn.Module", network.module)
+        return network.get_submodule("module")
     compiled: object = vars(network)["_modules"].get("_orig_mod")
     return compiled if isinstance(compiled, nn.Module) else None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +25,10 @@ from tests.distributed.cases import DATA_PARALLEL, SHARDED, Case
 from tests.distributed.networks import batch, loss, network
 
 STEPS = 2
+WRAPPED: dict[str, tuple[type[nn.Module], ...]] = {
+    "whole": (), "blocks": (nn.Sequential,), "layers": (nn.Conv2d, nn.Linear)
+}  # fmt: skip
+"""Modules that are sharded before the network itself."""
 
 
 def trained(fast: Transformed, wrapped: nn.Module, share: slice) -> dict[str, Tensor]:
@@ -34,7 +39,7 @@ def trained(fast: Transformed, wrapped: nn.Module, share: slice) -> dict[str, Te
     for step in range(STEPS):
         fast.reset()
         optimizer.zero_grad()
-        loss(wrapped(x[:, share]), target[share]).backward()
+        loss(wrapped(x[:, share]), target[share]).backward()  # type: ignore[no-untyped-call]
         if step == 0:
             gradients = {n: whole(p.grad).clone() for n, p in fast.named_parameters()}
         optimizer.step()
@@ -97,12 +102,12 @@ def sharded(case: Case) -> Callable[[Transformed], nn.Module]:
     """Applies fully_shard to some modules, then to the network."""
 
     def wrap(fast: Transformed) -> nn.Module:
-        mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),))
-        kinds = {"whole": (), "blocks": nn.Sequential, "layers": (nn.Conv2d, nn.Linear)}
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
         for module in fast.modules():
-            if isinstance(module, kinds[case.wrapped]):
+            if isinstance(module, WRAPPED[case.wrapped]):
                 fully_shard(module, mesh=mesh)
-        return fully_shard(fast, mesh=mesh)
+        fully_shard(fast, mesh=mesh)
+        return fast
 
     return wrap
 

@@ -41,7 +41,7 @@ def run(nodes: list[onnx.NodeProto], *values: Any) -> list[np.ndarray]:
     graph = helper.make_graph(nodes, "body", taken, made)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     feed = dict(zip("xy", (np.asarray(v, np.float32) for v in values), strict=True))
-    return list(ReferenceEvaluator(model).run(None, feed))
+    return [np.asarray(value) for value in ReferenceEvaluator(model).run(None, feed)]
 
 
 def test_a_reset_to_a_value_becomes_a_choice() -> None:

@@ -90,7 +90,7 @@ def test_any_settings(
     assert_agree(neurons.lif, operands(1, *shape, dtype=dtype), given, sorted(wanted))
 
 
-@property_test
+@settings(property_test, max_examples=8)  # its kernels take longer to build
 @given(
     st.fixed_dictionaries(
         {

@@ -2,6 +2,7 @@
 
 # pyright: basic
 
+import ctypes
 import multiprocessing
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from snncompile.ir import neurons
-from snncompile.kernels import build, threads
+from snncompile.kernels import build
 from tests.kernels.comparison import assert_agree, fused, operands
 from tests.kernels.test_operators import LIF
 
@@ -26,7 +27,8 @@ LARGE = 2**18
 def trained(current: Tensor, membrane: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Spikes and the gradients of their sum."""
     (spikes, _), _ = fused(neurons.lif, current, (membrane,), LIF, (0,))
-    return (spikes.detach(), *torch.autograd.grad(spikes.sum(), (current, membrane)))
+    by_current, by_membrane = torch.autograd.grad(spikes.sum(), (current, membrane))
+    return spikes.detach(), by_current, by_membrane
 
 
 def test_threads_that_call_one_kernel_at_once_get_their_own_results() -> None:
@@ -47,7 +49,12 @@ def test_threads_that_meet_a_new_kernel_at_once_build_it_once(
     current, membrane = operands(1, 5, 30, grad=False)
     built: list[str] = []
     real = build.library
-    monkeypatch.setattr(build, "library", lambda source: built.append(source) or real(source))
+
+    def counted(source: str) -> ctypes.CDLL:
+        built.append(source)
+        return real(source)
+
+    monkeypatch.setattr(build, "library", counted)
 
     with ThreadPoolExecutor(4) as pool:
         calls = [
@@ -70,7 +77,7 @@ def test_no_more_threads_work_than_torch_may_use_and_none_stays(
             started.append(self)
             super().start()
 
-    monkeypatch.setattr(threads.threading, "Thread", Counted)
+    monkeypatch.setattr(threading, "Thread", Counted)
     before, alive = torch.get_num_threads(), threading.active_count()
     torch.set_num_threads(count)
     try:

@@ -5,7 +5,7 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -152,6 +152,10 @@ def test_only_a_transformed_module_can_be_verified() -> None:
 # Wrapped networks ---------------------------------------------------------------------------------
 
 
+def _compiled(network: nn.Module, backend: Any = "eager") -> nn.Module:
+    return cast("nn.Module", torch.compile(network, backend=backend))
+
+
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_networks_are_compared_as_they_run() -> None:
     def doubled(graph: torch.fx.GraphModule, examples: Any) -> Any:
@@ -162,8 +166,8 @@ def test_compiled_networks_are_compared_as_they_run() -> None:
     fast = Transformed(model, (), "layers", None)
     fast(x)
 
-    right = verify(torch.compile(model), torch.compile(fast, backend="eager"), x)
-    wrong = verify(model, torch.compile(fast, backend=doubled), x)
+    right = verify(_compiled(model), _compiled(fast), x)
+    wrong = verify(model, _compiled(fast, doubled), x)
 
     assert right.ok
     assert right.neurons[0].spikes == 6 * 3 * 8
