@@ -220,7 +220,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:  # n
 def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:  # noqa: ANN401
     if gradients[0] is None:
         return None, None, None, None
-    places = ctx.saved_tensors[0] if ctx.saved_tensors else None
+    saved = ctx.saved_tensors  # once: what checkpoints run again can be taken once
+    places = saved[0] if saved else None
     found = window_pool_backward(gradients[0], places, ctx.shape, ctx.last, ctx.window)
     return found, None, None, None
 
