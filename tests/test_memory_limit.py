@@ -18,7 +18,7 @@ def test_a_sequence_that_runs_out_of_memory_in_spikingjelly_trains_here() -> Non
 
 
 def _said_of(contender: str) -> str:
-    command = [sys.executable, SCRIPT, "--alone", contender, "--limit", str(LIMIT)]
+    command = [sys.executable, str(SCRIPT), "--alone", contender, "--limit", str(LIMIT)]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(
         [*command, "--steps", str(STEPS)],

@@ -176,9 +176,9 @@ def test_synapses_by_events_go_the_same_way_again(below: float | None) -> None:
     torch.manual_seed(0)
     model = _loud(nn.Sequential(*(own.LIF() if i % 2 else nn.Linear(256, 256) for i in range(4))))
     x = (torch.rand(16, 64, 256) < 0.05).float()
+    lists: list[list[Pass]] = [[EventDriven(below=1.0)], [EventDriven(below=below), Recompute()]]
     plain, again = (
-        snncompile.transform(model, passes, time_steps=16, schedule="layers")
-        for passes in ([EventDriven(below=1.0)], [EventDriven(below=below), "recompute"])
+        snncompile.transform(model, passes, time_steps=16, schedule="layers") for passes in lists
     )
     expected = trained(plain, x)
 
