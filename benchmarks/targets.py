@@ -98,6 +98,23 @@ def _perceptron() -> Iterable[Target]:
 
 def targets() -> Iterable[Target]:
     """Every row, in order."""
+    yield from _neurons()
+    yield from _layers()
+    yield from _perceptron()
+    yield from _conv((2.0, 1.6, 1.15), OURS, "convolutions")
+    yield from _conv((2.6, 2.0, 1.4), f"{OURS} event-driven", "convolutions, event-driven")
+    yield from _frugal("P6", JELLY, 256, (10, 1.8))
+    yield from _frugal("P6", JELLY, 1000, (25, 2))
+    yield from _frugal("P7", CHUNKED, 256, (4, 3))
+    yield from _saved()
+    yield from _online()
+    yield from _backward()
+    yield from _events()
+    yield from _compiled()
+    yield from _deployed()
+
+
+def _neurons() -> Iterable[Target]:
     yield Target(
         "P1", "LIF scan forward, of the copy rate", _both(0.85), scan("forward of copy", LONG)
     )
@@ -113,6 +130,9 @@ def targets() -> Iterable[Target]:
         _both(5),
         scan("training x", SHORT),
     )
+
+
+def _layers() -> Iterable[Target]:
     yield Target(
         "P3",
         f"Linear(512, 512) and LIF, T = 500, against {JELLY}",
@@ -137,12 +157,9 @@ def targets() -> Iterable[Target]:
         _both(30),
         faster("neuron_layer", SELECTING, _layer(512)),
     )
-    yield from _perceptron()
-    yield from _conv((2.0, 1.6, 1.15), OURS, "convolutions")
-    yield from _conv((2.6, 2.0, 1.4), f"{OURS} event-driven", "convolutions, event-driven")
-    yield from _frugal("P6", JELLY, 256, (10, 1.8))
-    yield from _frugal("P6", JELLY, 1000, (25, 2))
-    yield from _frugal("P7", CHUNKED, 256, (4, 3))
+
+
+def _saved() -> Iterable[Target]:
     yield Target(
         "P8",
         "saved bytes per neuron and step, least memory",
@@ -159,8 +176,6 @@ def targets() -> Iterable[Target]:
         most=True,
         unit=" B",
     )
-    yield from _online()
-    yield from _others()
 
 
 def _online() -> Iterable[Target]:
@@ -184,7 +199,7 @@ def _online() -> Iterable[Target]:
     yield Target("P10", "SAF-F's peak memory, of OTTT's", _both(1), peak, most=True, unit="")
 
 
-def _others() -> Iterable[Target]:
+def _backward() -> Iterable[Target]:
     for way, bound in (("reversible", 1.25), ("recompute", 1.5)):
         value = ratio("backward_scan", "backward ms", {}, {"contender": way}, {"contender": "kept"})
         yield Target(
@@ -209,12 +224,18 @@ def _others() -> Iterable[Target]:
             _both(bound),
             value,
         )
+
+
+def _events() -> Iterable[Target]:
     for density, bound in ((0.02, 4), (0.05, 2.8), (0.1, 1.7)):
         value = worst("event_synapses", "events", {"density": f"{density:g}"})
         what = f"event-driven product at {density:.0%}, against the dense one, any size"
         yield Target("P13", what, _both(bound), value)
     value = worst("event_synapses", "chosen", {})
     yield Target("P13", "the product that is chosen, at any density", _both(0.95), value)
+
+
+def _compiled() -> Iterable[Target]:
     for cache, bound in (("cold", 3), ("cached", 0.1)):
         yield Target(
             "P14",
@@ -231,6 +252,9 @@ def _others() -> Iterable[Target]:
     )
     for what in ("T", "batch", "depth"):
         yield Target("P15", f"time when {what} doubles", _both(2.2), doubling(what), most=True)
+
+
+def _deployed() -> Iterable[Target]:
     for network in ("MLP 784-512-512-10", "VGG, 6.5 M"):
         for weights, bound in (("int8, x86-int8", 3), ("binary, x86-int8", 2.5)):
             pair = {"contender": "float32"}, {"contender": weights}

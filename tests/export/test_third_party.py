@@ -97,14 +97,18 @@ def test_other_batches_and_lengths_run_and_the_forms_agree(case: Case, tmp_path:
     assert np.abs(wanted[-1]).max() > 0
 
 
+MOVING = {"spiking_vgg11_bn"}
+"""A spike lies within rounding of its threshold: on some processors one sample's moves."""
+
+
 def _agree(case: Case, want: Any, have: Any) -> None:
-    """Bit for bit, or, where sums round, but for one sample: a spike near its threshold may move."""
     if case.name in DYADIC:
         assert np.array_equal(want, have)
         return
     batch = want.shape.index(3)
     close = np.isclose(have, want, rtol=ROUNDING, atol=ROUNDING)
-    assert close.all(tuple(axis for axis in range(want.ndim) if axis != batch)).sum() >= 2
+    samples = close.all(tuple(axis for axis in range(want.ndim) if axis != batch))
+    assert samples.sum() >= 3 - (case.name in MOVING)
 
 
 def test_a_training_network_is_not_exported_and_leaves_no_file(tmp_path: Path) -> None:
