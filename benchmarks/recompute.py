@@ -50,7 +50,7 @@ CASES = {
 
 
 class Row(NamedTuple):
-    """One line of the CSV; bytes of a neuron and step, MiB, ms of CPU time by threads.
+    """One line of the CSV; bytes of a neuron and step, MiB, ms of one thread and of two.
 
     `saved` is what hooks of autograd see, `alive` what the forward pass leaves in memory, and
     `fewer` how many times as much SpikingJelly saves.
@@ -77,6 +77,8 @@ def half_of_plain(network: Network, x: Tensor) -> Contender:
     return networks.ours(network, "layers", [Recompute(budget=budget)])
 
 
+JELLY, NEAR = "SpikingJelly", "channels-last"
+
 MAKERS: dict[str, Make] = {
     **networks.LIBRARIES,
     **networks.OURS,
@@ -86,8 +88,8 @@ MAKERS: dict[str, Make] = {
 
 def contenders(case: Case, x: Tensor) -> dict[str, Contender]:
     """All that can train the network as it is: chunks of time change what BatchNorm computes."""
-    normed = len(case.network.shape) > 1
-    makers = {name: m for name, m in MAKERS.items() if not (normed and "chunks" in name)}
+    left_out = "chunks" if len(case.network.shape) > 1 else NEAR
+    makers = {name: m for name, m in MAKERS.items() if left_out not in name}
     return {name: make(case.network, x) for name, make in makers.items()}
 
 
@@ -155,10 +157,10 @@ def rows(name: str, options: argparse.Namespace) -> Iterator[Row]:
     peaks = {who: peak_memory(partial(train, one, x)) for who, one in found.items()}
     times = {threads: _times(found, x, threads, options.repeats) for threads in options.threads}
     for who in found:
-        fewer = kept["SpikingJelly"] / kept[who]
+        fewer = kept[JELLY] / kept[who]
         measured = (f"{kept[who] / count:.4f}", f"{fewer:.1f}", f"{alive[who] / count:.4f}")
         resident = _resident(name, who) if options.resident else ""
-        columns = [c for t in (1, 2) for c in _columns(times.get(t), who)]
+        columns = [c for t in (1, 2) for c in _columns(times.get(t), who, t)]
         yield Row(name, case.steps, case.batch, who, *measured, f"{peaks[who]:.1f}",
                   resident, *columns)  # fmt: skip
 
@@ -170,12 +172,12 @@ def _times(found: dict[str, Contender], x: Tensor, threads: int, repeats: int) -
     return taken
 
 
-def _columns(times: dict[str, Time] | None, who: str) -> tuple[str, str]:
-    """CPU time and its ratio to SpikingJelly's."""
+def _columns(times: dict[str, Time] | None, who: str, threads: int) -> tuple[str, str]:
+    """CPU time of one thread, or the wall clock of two; and its ratio to SpikingJelly's."""
     if times is None:
         return "", ""
-    taken = times[who].process
-    return f"{1000 * taken:.0f}", f"{taken / times['SpikingJelly'].process:.2f}"
+    taken, peer = (times[w].process if threads == 1 else times[w].wall for w in (who, JELLY))
+    return f"{1000 * taken:.0f}", f"{taken / peer:.2f}"
 
 
 def _resident(name: str, who: str) -> str:

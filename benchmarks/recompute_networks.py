@@ -16,7 +16,9 @@ from spikingjelly.activation_based import functional, layer, memopt, neuron, sur
 from torch import Tensor, nn
 
 import snncompile
+from snncompile.passes.channels_last import ChannelsLast
 from snncompile.passes.recompute import Recompute
+from snncompile.rewrite import Pass
 from snncompile.runtime.schedule import ScheduleName
 
 LINEAR_GAIN, NORM_BIAS = 6.0, 0.5
@@ -116,6 +118,11 @@ def jelly(network: Network) -> Contender:
     return Contender(model, partial(functional.reset_net, model))
 
 
+def near(contender: Contender) -> Contender:
+    """With parameters whose channels are innermost in memory; convolutions then follow."""
+    return contender._replace(model=contender.model.to(memory_format=torch.channels_last))
+
+
 def _jelly_neuron() -> nn.Module:
     return neuron.LIFNode(detach_reset=True, surrogate_function=surrogate.ATan())
 
@@ -156,9 +163,7 @@ def _norse_neuron() -> nn.Module:
     return norse.LIFBoxCell(norse.LIFBoxParameters(tau_mem_inv=torch.tensor(500.0)))
 
 
-def ours(
-    network: Network, schedule: ScheduleName | int, passes: Sequence[Recompute] = ()
-) -> Contender:
+def ours(network: Network, schedule: ScheduleName | int, passes: Sequence[Pass] = ()) -> Contender:
     """The network of `jelly`, transformed."""
     fast = snncompile.transform(jelly(network).model, list(passes), schedule=schedule)
     return Contender(fast, fast.reset)
@@ -168,6 +173,7 @@ Make = Callable[[Network, Tensor], Contender]
 
 LIBRARIES: dict[str, Make] = {
     "SpikingJelly": lambda network, _: jelly(network),
+    "SpikingJelly, channels-last": lambda network, _: near(jelly(network)),
     "SpikingJelly memopt": memory_mode,
     "SpikingJelly memopt, 8 chunks": lambda network, _: chunked_memory_mode(network, 8),
     "snnTorch": lambda network, _: looped(network, _snntorch_neuron),
@@ -177,6 +183,10 @@ OURS: dict[str, Make] = {
     "plain, layers": lambda network, _: ours(network, "layers"),
     "plain, auto": lambda network, _: ours(network, "auto"),
     "recompute, layers": lambda network, _: ours(network, "layers", [Recompute()]),
+    "plain, channels-last": lambda network, _: near(ours(network, "layers", [ChannelsLast()])),
+    "recompute, channels-last": lambda network, _: near(
+        ours(network, "layers", [ChannelsLast(), Recompute()])
+    ),
     "recompute, auto": lambda network, _: ours(network, "auto", [Recompute()]),
     "recompute, tile 16": lambda network, _: ours(network, 16, [Recompute()]),
 }

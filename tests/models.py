@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from snncompile.runtime.schedule import ScheduleName
 from tests.capture.networks import fire
 
+LARGE = {"spiking_vgg11_bn", "spiking_resnet18"}
+"""Networks that take seconds a run: what is tested on all others in every way, on these in one."""
+
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 

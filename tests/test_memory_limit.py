@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "memory_limit.py"
-LIMIT, STEPS = 256, 1024
-"""MiB; three layers of 256 neurons, batch 32: SpikingJelly keeps 12 bytes of each, 288 MiB."""
+LIMIT, STEPS = 64, 256
+"""MiB; three layers of 256 neurons, batch 32: SpikingJelly keeps 12 bytes of each, 72 MiB."""
 
 
 def test_a_sequence_that_runs_out_of_memory_in_spikingjelly_trains_here() -> None:

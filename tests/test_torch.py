@@ -67,10 +67,13 @@ def outputs(called: Any, fast: Transformed, x: Tensor) -> Tensor:
 # torch.compile ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(
-    ("name", "passes"),
-    [("plain", []), ("plain", ["saf"]), ("plain", ["binarize"]), ("spikingjelly", [])],
+    ("name", "passes", "schedule"),
+    [
+        *(("plain", [], schedule) for schedule in SCHEDULES),
+        *(("spikingjelly", [], schedule) for schedule in SCHEDULES),
+        *(("plain", [changed], "layers") for changed in ("saf", "binarize")),
+    ],
     ids=str,
 )
 def test_compiled_as_one_graph_it_gives_the_same(
