@@ -61,9 +61,10 @@ def _laid_out(synapse: EncodedSynapse) -> tuple[list[str], str]:
     source = "last"
     if any(pads):
         half = len(pads) // 2
-        around = _listed(0, *pads[:half], 0, 0, *pads[half:], 0)
+        around = (0, *pads[:half], 0, 0, *pads[half:], 0)
+        written = f"int64[{len(around)}] {{{', '.join(map(str, around))}}}"
         lines += [
-            f"pads = Constant<value_ints = {around}>()",
+            f"pads = Constant<value = {written}>()",  # onnxruntime 1.19 takes no value_ints here
             "padded = Pad(last, pads, zero_point)",
         ]
         source = "padded"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snncompile.export import export_program
-from tests.export.quantised_networks import NETWORKS, Network, wide
+from tests.export.quantised_networks import NETWORKS, Network, deep, wide
 from tests.export.runtimes import spikes, states
 
 STEPS, BATCH = 6, 3
@@ -33,6 +33,8 @@ def main(folder: Path) -> None:
     for kind in KINDS:
         settings = {"weights": kind, "form": "step", "target": "x86-int8"}
         _write(folder / f"wide-{kind}-integers", wide(kind), settings)
+        convolution = nn.Conv2d(64, 128, 3, stride=2, padding=1)
+        _write(folder / f"deep-{kind}-integers", deep(kind, convolution, 64, 7, 6), settings)
 
 
 def _write(path: Path, network: Network, settings: Any) -> None:
