@@ -6,7 +6,6 @@ benchmarks/README.md says what is measured. `python benchmarks/memory_limit.py -
 """
 
 import argparse
-import csv
 import gc
 import os
 import resource
@@ -19,12 +18,14 @@ from pathlib import Path
 import torch
 from measurement import MEBIBYTE, machine
 from recompute_networks import LIBRARIES, OURS, Contender, Network
+from records import one, read, write
 
 NETWORK = Network((256, 256, 256), (32,))
 """Narrow, so that its products are cheap beside its neurons: memory runs out sooner than time."""
 BATCH = 32
 WARM = 16
 FIRST, LAST, FACTOR = 1024, 2**16, 4
+COLUMNS = ("limit", "contender", "trains", "fails", "cpu seconds")
 CLOSE = 1.1
 """How far apart the longest T that trains and the shortest that does not may stay."""
 
@@ -116,7 +117,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=known, default=known)
     parser.add_argument("--alone", choices=known, help="this one, in this process")
     parser.add_argument("--steps", type=int, help="with --alone: try this length only")
-    parser.add_argument("--out", type=Path, help="a CSV file; otherwise it is printed only")
+    parser.add_argument("--out", type=Path, help="a CSV file, whose other rows stay")
     return parser.parse_args()
 
 
@@ -128,14 +129,13 @@ def main() -> None:
     if options.alone:
         sys.exit(alone(options))
     print(f"# {machine()}; {options.limit} MiB, batch {BATCH}, {NETWORK}")
-    rows = [["limit", "contender", "trains", "fails", "cpu seconds"]]
     for who in options.only:
-        rows.append([str(options.limit), *searched(who, options)])
-        print(*rows[-1], sep=",", flush=True)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with options.out.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+        found = dict(zip(COLUMNS, (str(options.limit), *searched(who, options)), strict=True))
+        print(*found.values(), sep=",", flush=True)
+        if options.out is not None:
+            same = {"limit": found["limit"], "contender": who}
+            others = [row for row in read(options.out) if one([row], same) == []]
+            write([*others, found], options.out)
 
 
 if __name__ == "__main__":

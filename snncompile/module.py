@@ -5,7 +5,8 @@ under the same names), and computes what the rewritten program says, under the c
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Self, TypeVar, cast
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +17,17 @@ from snncompile.compiled import Compiled, ready
 from snncompile.distributed import refuse_parts, refuse_sharded, refuse_unknown_parameters
 from snncompile.errors import InputError
 from snncompile.ir.program import Program
+from snncompile.kernels.tracing import untraced
 from snncompile.memory.report import KeptBySegment
 from snncompile.rewrite import Pass, run_passes
 from snncompile.runtime.schedule import Recording, ScheduleName
 
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def _not_while_tracing(method: Method) -> Method:
-    """Have torch.compile leave a method to Python; with fullgraph=True it gives the reason."""
-    reason = (
-        "snncompile captures a model outside of torch.compile: give transform example_inputs, or "
-        "call the network once in this mode and with such inputs before"
-    )
-    disable = cast("Callable[..., Method]", cast("Any", torch.compiler).disable)
-    return disable(method, reason=reason)
+_OUTSIDE = (
+    "snncompile captures a model outside of torch.compile: give transform example_inputs, or call "
+    "the network once in this mode and with such inputs before"
+)
 
 
 class Transformed(nn.Module):
@@ -159,7 +154,7 @@ class Transformed(nn.Module):
                 return self._compiled[-1]
         return self._compile(args, kwargs, mode)
 
-    @_not_while_tracing
+    @partial(untraced, reason=_OUTSIDE)
     def _compile(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: tuple[bool, ...]
     ) -> Compiled:

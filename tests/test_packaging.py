@@ -49,3 +49,11 @@ def test_a_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
         names = wheel.namelist()
     assert {name.split("/")[0] for name in names} == {"snncompile", "snncompile-0.1.0.dist-info"}
     assert {"snncompile/py.typed", "snncompile/passes/fuse_batchnorm.py"} <= set(names)
+
+
+def test_importing_it_does_not_import_the_compiler_of_torch() -> None:
+    code = "import sys, snncompile, snncompile.module; print('torch._dynamo' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"

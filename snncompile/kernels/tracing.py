@@ -1,5 +1,7 @@
 """Marks for torch.compile, set without importing what it consists of: that takes over a second."""
 
+import functools
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -18,10 +20,24 @@ def while_tracing(function: Function) -> Function:
     return function
 
 
-def untraced(function: Function) -> Function:
+def untraced(function: Function, reason: str | None = None) -> Function:
     """Have torch.compile leave a function alone: it breaks its graph there and calls it.
 
-    This is `torch.compiler.disable`, which is imported at the first call.
+    This is `torch.compiler.disable` as soon as something has imported the compiler; before that
+    there is nothing to leave it alone.
+
+    Args:
+        function: The function.
+        reason: What torch.compile says where a graph may not be broken.
     """
-    disabled: Function = cast("Any", torch)._disable_dynamo(function)
-    return disabled
+    compiler = cast("Any", torch).compiler
+
+    @functools.wraps(function)
+    def called(*args: Any, **keywords: Any) -> Any:  # noqa: ANN401
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **keywords)
+        return compiler.disable(function, reason=reason)(*args, **keywords)
+
+    marked = cast("Any", called)
+    marked._torchdynamo_disable, marked._torchdynamo_disable_msg = True, reason
+    return cast("Function", called)
