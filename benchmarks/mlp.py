@@ -19,7 +19,9 @@ COMPILED = 16
 """The longest sequence for torch.compile."""
 
 KEPT = ("SpikingJelly multi-step", "eager time-batched", "snncompile")
-FEW = ("single-step", "snnTorch", "Norse", "eager loop", "torch.compile")
+UNLIKE = ("LIF sequence", "channels-last", "SpikingJelly torch.compile")
+FEW = ("single-step", "snnTorch", "Norse", "eager loop", "torch.compile", "level 1")
+LONG = ("tile 16", "recompute layers", "event-driven layers")
 
 
 def cases(options: argparse.Namespace) -> Iterable[tables.Case]:
@@ -28,12 +30,12 @@ def cases(options: argparse.Namespace) -> Iterable[tables.Case]:
     for steps in options.steps or lengths:
         x = (torch.rand(steps, batch, width) < 0.1).float()  # noqa: PLR2004
         without = () if steps <= COMPILED and not options.quick else ("torch.compile",)
-        without = FEW if steps > 256 else without  # noqa: PLR2004
+        without = (*FEW, *LONG) if steps > 256 else without  # noqa: PLR2004
         yield tables.Case(
             "mlp",
             perceptron((width,) * 4, GAIN),
             x,
-            tables.chosen((*PEERS, *OURS), options, "LIF sequence", *without),
+            tables.chosen((*PEERS, *OURS), options, *UNLIKE, *without),
             rate=True,
             width=width,
             kept_denormals=KEPT if steps == 256 else (),  # noqa: PLR2004

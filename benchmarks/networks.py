@@ -119,7 +119,9 @@ def trainees(model: nn.Module, options: argparse.Namespace) -> dict[str, Callabl
     found = {"original": partial(Trainee, model, None)}
     if any(part in "torch.compile" for part in options.only):
         found["original torch.compile"] = partial(Trainee, model, None, compiled=True)
-    for contender in tables.chosen(OURS, options, "tile"):
+    for contender in tables.chosen(
+        OURS, options, "tile", "event-driven layers", "recompute layers"
+    ):
         found[contender.name] = partial(Trainee, model, contender)
     return found
 

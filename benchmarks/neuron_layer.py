@@ -19,7 +19,14 @@ def cases(options: argparse.Namespace) -> Iterable[tables.Case]:
     if options.quick:
         widths, steps, batch, into = (16,), 8, 2, 8
     for width in widths:
-        without = ("torch.compile", "memopt", "" if width == widths[0] else "LIF sequence")
+        without = (
+            "torch.compile",
+            "memopt",
+            "channels-last",
+            "tile",
+            "recompute",
+            "" if width == widths[0] else "LIF sequence",
+        )
         yield tables.Case(
             "layer",
             perceptron((into, width), 1.0),
