@@ -5,6 +5,7 @@ they all have one size; at all of them, if events promise to be faster. What it 
 dense product, with its bits. For the backward pass it keeps the spikes as bits where it has them.
 """
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -19,8 +20,6 @@ from snncompile.kernels.bits import Packed, pack, row_bytes, unpack
 
 _SAMPLE = 64
 """About how many rows are looked at first."""
-_MOST = 0.5
-"""A share of active inputs from which events never pay."""
 
 
 @torch.library.custom_op("snncompile::event_linear", mutates_args=())
@@ -42,12 +41,17 @@ def event_linear(
     """
     rows, inputs = spikes.shape
     share, out, packed = _product(spikes, weight, bias, below)
-    seen = numbered(report)
-    if seen is not None:
-        seen.saw(share, by_events=packed is not None)
+    tell(report, share, packed)
     if packed is None:
         packed = Packed(spikes.new_empty(rows, row_bytes(inputs), dtype=torch.uint8), 0)
     return out, packed.bits, spikes.new_full((), packed.size, dtype=torch.float64)
+
+
+def tell(report: int, share: float | None, packed: Packed | None) -> None:
+    """Report a call: which share of its inputs was active, and the bits it added up, if any."""
+    seen = numbered(report)
+    if seen is not None:
+        seen.saw(share, by_events=packed is not None)
 
 
 def _product(
@@ -64,13 +68,11 @@ def _product(
         packed = pack(spikes)
         return None if packed is None else (events.product(packed, weight, bias), packed)
 
-    if share is None or share > (_MOST if below is None else below):
-        return share, *dense()
-    if below is not None:
-        return share, *(added() or dense())
-    kind = costs.kind("product", rows, weight.shape, weight.dtype)
-    count = costs.units(share * rows * inputs, rows, inputs, outputs)
-    return share, *costs.faster(kind, (rows, count), dense, added)
+    def price(share: float) -> tuple[Hashable, tuple[int, float]]:
+        count = costs.units(share * rows * inputs, rows, inputs, outputs)
+        return costs.kind("product", rows, weight.shape, weight.dtype), (rows, count)
+
+    return share, *costs.chosen(share, below, price, dense, added)
 
 
 def _share(spikes: Tensor) -> float | None:
@@ -174,11 +176,12 @@ event_linear.register_autograd(  # pyright: ignore[reportUnknownMemberType]
 )
 
 
-def _refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
+def refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
+    """The derivative of a gradient, which there is none of."""
     raise SnncompileError(
         "a synapse by events has no second derivative; leave the pass 'event-driven' out, or set "
         "SNNCOMPILE_KERNELS=off, to differentiate the dense product instead"
     )
 
 
-event_weight_gradient.register_autograd(_refuse)  # pyright: ignore[reportUnknownMemberType]
+event_weight_gradient.register_autograd(refuse)  # pyright: ignore[reportUnknownMemberType]
