@@ -23,9 +23,11 @@ SOURCE = r"""
 typedef real_t vec __attribute__((vector_size(BYTES), aligned(sizeof(real_t)), may_alias));
 #define LANES (BYTES / (int64_t)sizeof(real_t))
 #define WIDTH (8 * LANES)
-#define DEPTH 256
-#define SPAN 1024
+#define DEPTH 128
+#define SPAN 512
 #define TILE 16
+#define AHEAD 16
+#define LINE (64 / (int64_t)sizeof(real_t))
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -107,6 +109,17 @@ static uint32_t list_inputs(const uint8_t *bits, int64_t rows, int64_t stride, u
   return n;
 }
 
+/* to[j, i] = size * from[i, j], in tiles whose lines of memory are read and written whole */
+static void transpose(const real_t *from, int64_t rows, int64_t columns, int64_t stride,
+                      real_t size, real_t *to, int64_t step) {
+  for (int64_t r = 0; r < rows; r += TILE)
+    for (int64_t c = 0; c < columns; c += TILE) {
+      const int64_t last = least(r + TILE, rows), end = least(c + TILE, columns);
+      for (int64_t i = r; i < last; i++)
+        for (int64_t j = c; j < end; j++) to[j * step + i] = size * from[i * stride + j];
+    }
+}
+
 /* The weight [outputs, inputs], transposed and cut into the panels [first, last). */
 int panels(int64_t first, int64_t last, const real_t *weight, int64_t outputs, int64_t inputs,
            real_t *to) {
@@ -114,12 +127,9 @@ int panels(int64_t first, int64_t last, const real_t *weight, int64_t outputs, i
     const int64_t n = begins(p, outputs), width = begins(p + 1, outputs) - n;
     const int64_t used = least(width, outputs - n);
     real_t *panel = to + n * inputs;
-    for (int64_t k = 0; k < inputs; k += TILE) {
-      const int64_t end = least(TILE, inputs - k);
-      for (int64_t j = 0; j < width; j++)
-        for (int64_t i = 0; i < end; i++)
-          panel[(k + i) * width + j] = j < used ? weight[(n + j) * inputs + k + i] : 0;
-    }
+    transpose(weight + n * inputs, used, inputs, inputs, 1, panel, width);
+    for (int64_t k = 0; k < inputs && used < width; k++)
+      memset(panel + k * width + used, 0, (size_t)(width - used) * sizeof *panel);
   }
   return 0;
 }
@@ -211,15 +221,17 @@ static int add_gradient(int64_t first, int64_t last, space_t s, const real_t *gr
     const int64_t c = begins(p, outputs), width = begins(p + 1, outputs) - c;
     const int64_t used = least(width, outputs - c);
     for (int64_t b = 0; b < blocks; b++) {
-      for (int64_t i = 0; i < least(DEPTH, rows - b * DEPTH); i++)
-        for (int64_t j = 0; j < width; j++)
-          panel[i * width + j] = j < used ? gradient[(b * DEPTH + i) * outputs + c + j] : 0;
+      for (int64_t i = 0; i < least(DEPTH, rows - b * DEPTH); i++) {
+        const real_t *row = gradient + (b * DEPTH + i) * outputs + c;
+        for (int64_t j = 0; j < used; j += LINE) __builtin_prefetch(row + AHEAD * outputs + j);
+        for (int64_t j = 0; j < width; j++) panel[i * width + j] = j < used ? row[j] : 0;
+      }
       add_rows(width / LANES, s.event, s.at + b * items, inputs, panel, b, s.sum);
     }
-    for (int64_t k = 0; k < inputs; k += TILE)
-      for (int64_t j = 0; j < used; j++)
-        for (int64_t i = k; i < least(k + TILE, inputs); i++)
-          out[(c + j) * inputs + i] = blocks ? size * s.sum[i * width + j] : 0;
+    if (!blocks) memset(s.sum, 0, (size_t)(inputs * width) * sizeof *s.sum);
+    for (int64_t j = 0; j < used; j += TILE)
+      transpose(s.sum + j, inputs, least(TILE, used - j), width, size, out + (c + j) * inputs,
+                inputs);
   }
   free(panel);
   return 0;
