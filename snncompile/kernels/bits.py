@@ -114,10 +114,19 @@ def pack(values: Tensor) -> Packed | None:
     sizes = torch.empty(rows, dtype=torch.float64)
     arguments = (pointer(values), ctypes.c_int64(width), pointer(bits), pointer(sizes))
     share(library.pack, rows, 1, arguments, worth(values.numel()))
-    found = sizes[sizes != 0]
-    if not bool((found == found[:1]).all()):
+    size = one_size(sizes)
+    return None if size is None else Packed(bits, size)
+
+
+def one_size(sizes: Tensor) -> float | None:
+    """What a 1 stands for, of all rows; 1 where they are silent, None where it differs."""
+    if not len(sizes):
+        return 1.0
+    least, most = float(sizes.min()), float(sizes.max())
+    size = most or least
+    if not bool(((sizes == 0) | (sizes == size)).all()):
         return None
-    return Packed(bits, float(found[0]) if len(found) else 1.0)
+    return size or 1.0
 
 
 def unpack(packed: Packed, width: int, dtype: torch.dtype) -> Tensor:

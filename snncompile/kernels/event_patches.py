@@ -69,7 +69,9 @@ def pack(spikes: Tensor) -> Packed | None:
     images, channels, height, width = spikes.shape
     shape = images, height, width, row_bytes(channels)
     if is_last(spikes):
-        packed = rows_of_bits.pack(spikes.permute(0, 2, 3, 1).reshape(-1, channels))
+        whole = channels % 64 == 0  # words: then pixels need no padding, and an image is a row
+        row = height * width * channels if whole else channels
+        packed = rows_of_bits.pack(spikes.permute(0, 2, 3, 1).reshape(-1, row))
         return None if packed is None else Packed(packed.bits.view(shape), packed.size)
     library: Any = functions(SOURCE, spikes.dtype)
     spikes = spikes.contiguous()
@@ -78,10 +80,8 @@ def pack(spikes: Tensor) -> Packed | None:
     counts = (ctypes.c_int64(channels), ctypes.c_int64(height * width))
     given = (pointer(spikes), *counts, pointer(bits), pointer(sizes))
     share(library.pack_planes, images, 1, given, worth(spikes.numel()))
-    found = sizes[sizes != 0]
-    if not bool((found == found[:1]).all()):
-        return None
-    return Packed(bits, float(found[0]) if len(found) else 1.0)
+    size = rows_of_bits.one_size(sizes)
+    return None if size is None else Packed(bits, size)
 
 
 def unpack(packed: Packed, channels: int, dtype: torch.dtype) -> Tensor:

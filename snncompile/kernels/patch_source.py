@@ -81,7 +81,7 @@ int differentiate(int64_t first, int64_t last, const uint64_t *bits, int64_t act
   return short_of;
 }
 
-#define PIXELS 256
+#define PIXELS 1024
 
 /* The bits of images [first, last) of planes, a word's half at a time; sizes as `pack` has them. */
 int pack_planes(int64_t first, int64_t last, const real_t *x, int64_t channels, int64_t pixels,
