@@ -1,7 +1,7 @@
 """Synapses that add up events: what a layer runs as where the pass `event-driven` marked it."""
 
 from collections.abc import Callable
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -123,9 +123,9 @@ def _is_idle(events: Events, work: int) -> bool:
 
 def one_step(layer: nn.Module, spikes: Tensor) -> Tensor:
     """One step of a Linear or a Conv2d, whatever its own forward takes."""
-    known: type[nn.Module] = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
-    plain = type(layer).forward is known.forward
-    return cast("Tensor", layer(spikes) if plain else known.forward(layer, spikes))
+    forward: Any = nn.Linear.forward if isinstance(layer, nn.Linear) else nn.Conv2d.forward
+    plain = type(layer).forward is forward
+    return cast("Tensor", layer(spikes) if plain else forward(layer, spikes))
 
 
 def has_hooks(layer: nn.Module) -> bool:
