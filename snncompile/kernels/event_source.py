@@ -193,7 +193,8 @@ int backward(int64_t first, int64_t last, const uint8_t *bits, const real_t *gra
     }
     if (!blocks) memset(sum, 0, (size_t)(inputs * width) * sizeof *sum);
     for (int64_t j = 0; j < used; j += TILE)
-      transpose(sum + j, inputs, least(TILE, used - j), width, size, out + (c + j) * inputs, inputs);
+      transpose(sum + j, inputs, least(TILE, used - j), width, size, out + (c + j) * inputs,
+                inputs);
   }
   free(event); free(at); free(sum); free(panel);
   return lacks;
