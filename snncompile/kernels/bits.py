@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from snncompile.kernels import arena
 from snncompile.kernels.library import functions, share
 from snncompile.kernels.threads import worth
 
@@ -146,7 +147,7 @@ def unpack(packed: Packed, width: int, dtype: torch.dtype) -> Tensor:
         places = torch.arange(8, dtype=torch.uint8)
         found = (bits.unsqueeze(-1) >> places & 1).flatten(1)[:, :width].to(dtype)
         return found * size
-    values = torch.empty(len(bits), width, dtype=dtype)
+    values = arena.empty(bits, (len(bits), width), dtype)
     given = (ctypes.c_float if dtype == torch.float32 else ctypes.c_double)(size)
     arguments = (pointer(bits), ctypes.c_int64(width), given, pointer(values))
     share(library.unpack, len(bits), 1, arguments, worth(values.numel()))

@@ -14,9 +14,10 @@ from torch.nn.functional import linear
 
 from snncompile.errors import SnncompileError
 from snncompile.ir.events import numbered
+from snncompile.kernels import arena, events
 from snncompile.kernels import event_costs as costs
-from snncompile.kernels import events
 from snncompile.kernels.bits import Packed, pack, row_bytes, unpack
+from snncompile.kernels.operands import is_plain
 
 _SAMPLE = 64
 """About how many rows are looked at first."""
@@ -161,7 +162,7 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:  # n
     if gradient is None:
         return (None,) * 5
     need_spikes, need_weight, need_bias = ctx.needs_input_grad[:3]
-    of_spikes = gradient @ weight if need_spikes else None
+    of_spikes = _multiplied(gradient, weight) if need_spikes else None
     of_weight = of_bias = None
     if need_weight:
         given = (gradient, spikes, bits, size, ctx.inputs, ctx.below)
@@ -174,6 +175,14 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:  # n
 event_linear.register_autograd(  # pyright: ignore[reportUnknownMemberType]
     _differentiate, setup_context=_keep
 )
+
+
+def _multiplied(gradient: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of the spikes, on memory that is used again where it is memory at all."""
+    if torch.is_grad_enabled() or not (is_plain(gradient) and is_plain(weight)):
+        return gradient @ weight
+    out = arena.empty(gradient, (len(gradient), weight.shape[1]), gradient.dtype)
+    return torch.mm(gradient, weight, out=out)
 
 
 def refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from snncompile.kernels import arena
 from snncompile.kernels import bits as rows_of_bits
 from snncompile.kernels.bits import Packed, pointer, row_bytes
 from snncompile.kernels.events import active, number, number_of
@@ -114,14 +115,15 @@ def convolution(
     given = (pointer(by_tap), ctypes.c_int64(outputs), ctypes.c_int64(inputs), pointer(panels))
     share(library.panels, number_of(library.parts, outputs), 1, given, worth(panels.numel()))
     offset = weight.new_zeros(outputs) if bias is None else bias.contiguous()
-    shape = len(packed.bits), outputs, *image
-    out = torch.empty(shape, dtype=weight.dtype, memory_format=form)
+    last = form == LAST
+    shape = (len(packed.bits), *image, outputs) if last else (len(packed.bits), outputs, *image)
+    out = arena.empty(weight, shape, weight.dtype)
     pixels = math.prod(image)
-    rows, planes = len(packed.bits) * pixels, 0 if form == LAST else pixels
+    rows, planes = len(packed.bits) * pixels, 0 if last else pixels
     sizes = number(packed.size, weight.dtype), ctypes.c_int64(outputs), ctypes.c_int64(planes)
     operands = (pointer(packed.bits), map_, pointer(panels), pointer(offset), *sizes, pointer(out))
     share(library.convolve, rows, 1, operands, worth(rows * outputs))
-    return out
+    return out.permute(0, 3, 1, 2) if last else out
 
 
 def weight_gradient(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snncompile.kernels import arena
 from snncompile.kernels.bits import Packed, pointer
 from snncompile.kernels.event_source import SOURCE
 from snncompile.kernels.library import functions, share
@@ -45,7 +46,7 @@ def product(packed: Packed, weight: Tensor, bias: Tensor | None) -> Tensor:
     given = (pointer(weight), *sizes, pointer(panels))
     share(library.panels, number_of(library.parts, outputs), 1, given, worth(weight.numel()))
     offset = weight.new_zeros(outputs) if bias is None else bias.contiguous()
-    out = weight.new_empty(rows, outputs)
+    out = arena.empty(weight, (rows, outputs), weight.dtype)
     size = number(packed.size, weight.dtype)
     given = (pointer(packed.bits), pointer(panels), pointer(offset), size, *sizes, pointer(out))
     share(library.forward, rows, 1, given, worth(rows * outputs))
