@@ -2,6 +2,10 @@
 
 One training step is forward and backward of spikes of the last layer. BatchNorm's statistics are
 those of all steps where a contender has all steps at once, and of each step where it loops.
+
+Averages of spikes are no events. Two more networks have convolutions that read spikes, a tenth of
+them active: one with larger strides and no pooling, and one that pools by the maximum and fires so
+much less.
 """
 
 import argparse
@@ -11,7 +15,14 @@ from dataclasses import replace
 import tables
 import torch
 from peers_contenders import OURS, PEERS, Contender
-from peers_networks import convolutions
+from peers_networks import Halving, convolutions
+
+NETWORKS: dict[str, tuple[float, Halving]] = {
+    "conv": (0.7, "mean"),
+    "conv strided": (0.7, "stride"),
+    "conv max-pooled": (0.45, "max"),
+}
+"""BatchNorm's scale, and what halves the maps."""
 
 COMPILED = 4
 """The longest sequence for torch.compile."""
@@ -38,17 +49,16 @@ def cases(options: argparse.Namespace) -> Iterable[tables.Case]:
         usual = ("LIF sequence", "memopt 8", "tile", "SpikingJelly torch.compile")
         if options.quick:
             usual = (*usual, "torch.compile")
-        yield tables.Case(
-            "conv",
-            convolutions(channels),
-            torch.rand(steps, batch, 3, size, size),
-            tables.chosen(
-                layouts((*PEERS, *OURS)),
-                options,
-                *(usual if steps <= COMPILED else (*usual, *without)),
-            ),
-            width=channels[-1],
-        )
+        if steps > COMPILED:
+            usual = (*usual, *without)
+        for name, (scale, by) in NETWORKS.items():
+            yield tables.Case(
+                name,
+                convolutions(channels, scale, by),
+                torch.rand(steps, batch, 3, size, size),
+                tables.chosen(layouts((*PEERS, *OURS)), options, *usual),
+                width=channels[-1],
+            )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from snncompile.kernels import arena
+
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
@@ -81,6 +83,7 @@ def left_alive(work: Callable[[], object]) -> int:
 def _alive(work: Work) -> list[int]:
     """Bytes that are alive beyond those before, after every allocation and release."""
     gc.collect()
+    arena.release()  # or kernels would use memory again that nobody saw being taken
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
     results = profiled.profiler.kineto_results

@@ -13,7 +13,8 @@ reset; Norse's box cell halves its current, its LIF has a synaptic current; surr
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import norse.torch as norse
 import snntorch
@@ -36,15 +37,25 @@ def perceptron(widths: Sequence[int], gain: float) -> Stages:
     return stages
 
 
-def convolutions(channels: Sequence[int], into: int = 3, scale: float = 0.7) -> Stages:
-    """Convolutions with BatchNorm, behind the first a pooling each; `scale` is BatchNorm's."""
+Halving = Literal["mean", "max", "stride"]
+
+
+def convolutions(channels: Sequence[int], scale: float = 0.7, by: Halving = "mean") -> Stages:
+    """Convolutions of images of three channels with BatchNorm.
+
+    Args:
+        channels: Of every convolution's output.
+        scale: BatchNorm's.
+        by: What halves the maps between two of them: a pooling, or the convolution's stride.
+    """
     stages: list[nn.Module] = []
-    for out in channels:
-        convolution = nn.Conv2d(into, out, 3, padding=1, bias=False)
+    pool = {"mean": nn.AvgPool2d(2), "max": nn.MaxPool2d(2), "stride": nn.Identity()}[by]
+    for into, out in pairwise((3, *channels)):
+        stride = 2 if stages and by == "stride" else 1
+        convolution = nn.Conv2d(into, out, 3, stride=stride, padding=1, bias=False)
         norm = nn.BatchNorm2d(out)
         nn.init.constant_(norm.weight, scale)
-        stages.append(nn.Sequential(*([nn.AvgPool2d(2)] if stages else []), convolution, norm))
-        into = out
+        stages.append(nn.Sequential(*([pool] if stages else []), convolution, norm))
     return stages
 
 

@@ -65,17 +65,17 @@ def _both(bound: float) -> tuple[float, float]:
     return bound, bound
 
 
-CONV = {"network": "conv", "T": "4"}
 NEAR = "channels-last"
 SHORT, LONG = range(4, 17), range(100, 1001)
 
 
-def _conv(least_: tuple[float, float, float], ways: str, name: str) -> Iterable[Target]:
+def _conv(
+    least_: tuple[float, float, float], ways: str, name: str, network: str = "conv"
+) -> Iterable[Target]:
     peers = ((JELLY,), (f"{JELLY} {NEAR}",), (COMPILED, f"{COMPILED} {NEAR}"))
     for among, bound in zip(peers, least_, strict=True):
-        yield Target(
-            "P5", f"{name}, against {among[0]}", _both(bound), faster("conv", among, CONV, ways)
-        )
+        value = faster("conv", among, {"network": network, "T": "4"}, ways)
+        yield Target("P5", f"{name}, against {among[0]}", _both(bound), value)
 
 
 def _frugal(row: str, peer: str, steps: int, bounds: tuple[float, float]) -> Iterable[Target]:
@@ -102,7 +102,8 @@ def targets() -> Iterable[Target]:
     yield from _layers()
     yield from _perceptron()
     yield from _conv((2.0, 1.6, 1.15), OURS, "convolutions")
-    yield from _conv((2.6, 2.0, 1.4), f"{OURS} event-driven", "convolutions, event-driven")
+    events = (f"{OURS} event-driven", "convolutions with strides, event-driven", "conv strided")
+    yield from _conv((2.6, 2.0, 1.4), *events)
     yield from _frugal("P6", JELLY, 256, (10, 1.8))
     yield from _frugal("P6", JELLY, 1000, (25, 2))
     yield from _frugal("P7", CHUNKED, 256, (4, 3))
@@ -228,7 +229,8 @@ def _backward() -> Iterable[Target]:
 
 def _events() -> Iterable[Target]:
     for density, bound in ((0.02, 4), (0.05, 2.8), (0.1, 1.7)):
-        value = worst("event_synapses", "events", {"density": f"{density:g}"})
+        where = {"layer": "linear", "density": f"{density:g}"}
+        value = worst("event_synapses", "events", where)
         what = f"event-driven product at {density:.0%}, against the dense one, any size"
         yield Target("P13", what, _both(bound), value)
     value = worst("event_synapses", "chosen", {})

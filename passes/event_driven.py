@@ -3,7 +3,8 @@
 A Linear whose inputs are 0 or 1 multiplies most of its weights with 0. Where few inputs are active
 it is faster to add, for every sample, the columns of the weight at which there is a 1; likewise for
 the weight's gradient, which is the sum of the output's gradients over the samples in which an
-input was active. The gradient of the spikes is no such sum and stays a dense product.
+input was active. A Conv2d is a Linear on the patches that its kernel reads. The gradient of the
+spikes is no such sum and stays a dense product.
 
 Before::
 
@@ -60,7 +61,7 @@ Reference: none; that spikes turn products into sums is common knowledge in neur
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import fx, nn
 
@@ -119,6 +120,15 @@ def _synapses(program: Program, *, inputs: bool) -> Iterator[fx.Node]:
     given = program.placeholders()[: len(program.inputs)] if inputs else []
     spikes = two_valued(program, given)
     for node in program.step.find_nodes(op="call_module"):
-        known = layer_class(program, node) is nn.Linear and node.name not in program.whole
+        known = _adds_up(program, node) and node.name not in program.whole
         if known and node.args[:1] and node.args[0] in spikes and "events" not in node.meta:
             yield node
+
+
+def _adds_up(program: Program, node: fx.Node) -> bool:
+    """Whether a layer is a Linear, or a Conv2d of one group with zeros around its maps."""
+    known = layer_class(program, node)
+    if known is not nn.Conv2d:
+        return known is nn.Linear
+    layer = cast("nn.Conv2d", program.module(node))
+    return layer.groups == 1 and layer.padding_mode == "zeros"

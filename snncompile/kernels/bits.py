@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from snncompile.kernels import arena
 from snncompile.kernels.library import functions, share
 from snncompile.kernels.threads import worth
 
@@ -114,10 +115,19 @@ def pack(values: Tensor) -> Packed | None:
     sizes = torch.empty(rows, dtype=torch.float64)
     arguments = (pointer(values), ctypes.c_int64(width), pointer(bits), pointer(sizes))
     share(library.pack, rows, 1, arguments, worth(values.numel()))
-    found = sizes[sizes != 0]
-    if not bool((found == found[:1]).all()):
+    size = one_size(sizes)
+    return None if size is None else Packed(bits, size)
+
+
+def one_size(sizes: Tensor) -> float | None:
+    """What a 1 stands for, of all rows; 1 where they are silent, None where it differs."""
+    if not len(sizes):
+        return 1.0
+    least, most = float(sizes.min()), float(sizes.max())
+    size = most or least
+    if not bool(((sizes == 0) | (sizes == size)).all()):
         return None
-    return Packed(bits, float(found[0]) if len(found) else 1.0)
+    return size or 1.0
 
 
 def unpack(packed: Packed, width: int, dtype: torch.dtype) -> Tensor:
@@ -137,7 +147,7 @@ def unpack(packed: Packed, width: int, dtype: torch.dtype) -> Tensor:
         places = torch.arange(8, dtype=torch.uint8)
         found = (bits.unsqueeze(-1) >> places & 1).flatten(1)[:, :width].to(dtype)
         return found * size
-    values = torch.empty(len(bits), width, dtype=dtype)
+    values = arena.empty(bits, (len(bits), width), dtype)
     given = (ctypes.c_float if dtype == torch.float32 else ctypes.c_double)(size)
     arguments = (pointer(bits), ctypes.c_int64(width), given, pointer(values))
     share(library.unpack, len(bits), 1, arguments, worth(values.numel()))

@@ -16,6 +16,9 @@ import torch
 
 Result = TypeVar("Result")
 
+_MOST = 0.5
+"""A share of active inputs from which events never pay."""
+
 _MARGIN = 0.95
 """What the expected time of events must stay below, as a part of the dense product's."""
 
@@ -47,7 +50,7 @@ _known: dict[Hashable, _Costs] = {}
 _lock = threading.Lock()
 
 
-def kind(what: str, rows: int, weight: torch.Size, dtype: torch.dtype) -> Hashable:
+def kind(what: Hashable, rows: int, weight: torch.Size, dtype: torch.dtype) -> Hashable:
     """What products must have in common to take about the same time."""
     return what, rows.bit_length(), tuple(weight), dtype, torch.get_num_threads()
 
@@ -59,6 +62,33 @@ def units(events: float, rows: int, inputs: int, outputs: int) -> float:
     weights are ratios of times that were measured.
     """
     return events * outputs + 20 * rows * outputs + 14 * rows * inputs + 25 * inputs * outputs
+
+
+def chosen(
+    share: float | None,
+    below: float | None,
+    price: Callable[[float], tuple[Hashable, tuple[int, float]]],
+    dense: Callable[[], Result],
+    events: Callable[[], Result | None],
+) -> Result:
+    """Run the way that is set, or expected to be faster.
+
+    Args:
+        share: Which part of the inputs is active; None where there can be no events.
+        below: Add up events where at most this share is active; None measures which way is faster.
+        price: From the share to the kind and the size that `faster` takes.
+        dense: One way.
+        events: The other; it returns None where it does not apply.
+
+    Returns:
+        What the way returns.
+    """
+    if share is None or share > (_MOST if below is None else below):
+        return dense()
+    if below is None:
+        return faster(*price(share), dense, events)
+    found = events()
+    return dense() if found is None else found
 
 
 def faster(

@@ -5,6 +5,7 @@ they all have one size; at all of them, if events promise to be faster. What it 
 dense product, with its bits. For the backward pass it keeps the spikes as bits where it has them.
 """
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -13,14 +14,13 @@ from torch.nn.functional import linear
 
 from snncompile.errors import SnncompileError
 from snncompile.ir.events import numbered
+from snncompile.kernels import arena, events
 from snncompile.kernels import event_costs as costs
-from snncompile.kernels import events
 from snncompile.kernels.bits import Packed, pack, row_bytes, unpack
+from snncompile.kernels.operands import is_plain
 
 _SAMPLE = 64
 """About how many rows are looked at first."""
-_MOST = 0.5
-"""A share of active inputs from which events never pay."""
 
 
 @torch.library.custom_op("snncompile::event_linear", mutates_args=())
@@ -42,12 +42,17 @@ def event_linear(
     """
     rows, inputs = spikes.shape
     share, out, packed = _product(spikes, weight, bias, below)
-    seen = numbered(report)
-    if seen is not None:
-        seen.saw(share, by_events=packed is not None)
+    tell(report, share, packed)
     if packed is None:
         packed = Packed(spikes.new_empty(rows, row_bytes(inputs), dtype=torch.uint8), 0)
     return out, packed.bits, spikes.new_full((), packed.size, dtype=torch.float64)
+
+
+def tell(report: int, share: float | None, packed: Packed | None) -> None:
+    """Report a call: which share of its inputs was active, and the bits it added up, if any."""
+    seen = numbered(report)
+    if seen is not None:
+        seen.saw(share, by_events=packed is not None)
 
 
 def _product(
@@ -64,13 +69,11 @@ def _product(
         packed = pack(spikes)
         return None if packed is None else (events.product(packed, weight, bias), packed)
 
-    if share is None or share > (_MOST if below is None else below):
-        return share, *dense()
-    if below is not None:
-        return share, *(added() or dense())
-    kind = costs.kind("product", rows, weight.shape, weight.dtype)
-    count = costs.units(share * rows * inputs, rows, inputs, outputs)
-    return share, *costs.faster(kind, (rows, count), dense, added)
+    def price(share: float) -> tuple[Hashable, tuple[int, float]]:
+        count = costs.units(share * rows * inputs, rows, inputs, outputs)
+        return costs.kind("product", rows, weight.shape, weight.dtype), (rows, count)
+
+    return share, *costs.chosen(share, below, price, dense, added)
 
 
 def _share(spikes: Tensor) -> float | None:
@@ -159,7 +162,7 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:  # n
     if gradient is None:
         return (None,) * 5
     need_spikes, need_weight, need_bias = ctx.needs_input_grad[:3]
-    of_spikes = gradient @ weight if need_spikes else None
+    of_spikes = _multiplied(gradient, weight) if need_spikes else None
     of_weight = of_bias = None
     if need_weight:
         given = (gradient, spikes, bits, size, ctx.inputs, ctx.below)
@@ -174,11 +177,20 @@ event_linear.register_autograd(  # pyright: ignore[reportUnknownMemberType]
 )
 
 
-def _refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
+def _multiplied(gradient: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of the spikes, on memory that is used again where it is memory at all."""
+    if torch.is_grad_enabled() or not (is_plain(gradient) and is_plain(weight)):
+        return gradient @ weight
+    out = arena.empty(gradient, (len(gradient), weight.shape[1]), gradient.dtype)
+    return torch.mm(gradient, weight, out=out)
+
+
+def refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
+    """The derivative of a gradient, which there is none of."""
     raise SnncompileError(
         "a synapse by events has no second derivative; leave the pass 'event-driven' out, or set "
         "SNNCOMPILE_KERNELS=off, to differentiate the dense product instead"
     )
 
 
-event_weight_gradient.register_autograd(_refuse)  # pyright: ignore[reportUnknownMemberType]
+event_weight_gradient.register_autograd(refuse)  # pyright: ignore[reportUnknownMemberType]

@@ -10,6 +10,7 @@ Every sum has the order of its events, whatever the number of threads.
 """
 
 SOURCE = r"""
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,9 +23,11 @@ SOURCE = r"""
 typedef real_t vec __attribute__((vector_size(BYTES), aligned(sizeof(real_t)), may_alias));
 #define LANES (BYTES / (int64_t)sizeof(real_t))
 #define WIDTH (8 * LANES)
-#define DEPTH 256
-#define SPAN 1024
+#define DEPTH 128
+#define SPAN 512
 #define TILE 16
+#define AHEAD 16
+#define LINE (64 / (int64_t)sizeof(real_t))
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -106,6 +109,17 @@ static uint32_t list_inputs(const uint8_t *bits, int64_t rows, int64_t stride, u
   return n;
 }
 
+/* to[j, i] = size * from[i, j], in tiles whose lines of memory are read and written whole */
+static void transpose(const real_t *from, int64_t rows, int64_t columns, int64_t stride,
+                      real_t size, real_t *to, int64_t step) {
+  for (int64_t r = 0; r < rows; r += TILE)
+    for (int64_t c = 0; c < columns; c += TILE) {
+      const int64_t last = least(r + TILE, rows), end = least(c + TILE, columns);
+      for (int64_t i = r; i < last; i++)
+        for (int64_t j = c; j < end; j++) to[j * step + i] = size * from[i * stride + j];
+    }
+}
+
 /* The weight [outputs, inputs], transposed and cut into the panels [first, last). */
 int panels(int64_t first, int64_t last, const real_t *weight, int64_t outputs, int64_t inputs,
            real_t *to) {
@@ -113,79 +127,131 @@ int panels(int64_t first, int64_t last, const real_t *weight, int64_t outputs, i
     const int64_t n = begins(p, outputs), width = begins(p + 1, outputs) - n;
     const int64_t used = least(width, outputs - n);
     real_t *panel = to + n * inputs;
-    for (int64_t k = 0; k < inputs; k += TILE) {
-      const int64_t end = least(TILE, inputs - k);
-      for (int64_t j = 0; j < width; j++)
-        for (int64_t i = 0; i < end; i++)
-          panel[(k + i) * width + j] = j < used ? weight[(n + j) * inputs + k + i] : 0;
-    }
+    transpose(weight + n * inputs, used, inputs, inputs, 1, panel, width);
+    for (int64_t k = 0; k < inputs && used < width; k++)
+      memset(panel + k * width + used, 0, (size_t)(width - used) * sizeof *panel);
   }
   return 0;
+}
+
+/* A product: out = bias + size * sums over the panels. The columns of a row lie side by side, or,
+   where an image has so many rows (which is not 0), those of an image in planes. */
+typedef struct {
+  const real_t *panels, *bias;
+  real_t size;
+  int64_t outputs, inputs, image;
+  real_t *out;
+} product_t;
+
+/* What adding up SPAN rows takes. */
+typedef struct { uint8_t *event; uint32_t *at; real_t *sum; } space_t;
+
+static int lacks(space_t s) { return !s.event || !s.at || !s.sum; }
+static void leave(space_t s) { free(s.event); free(s.at); free(s.sum); }
+
+static space_t space(int64_t events, int64_t items, int64_t sums) {
+  return (space_t){malloc((size_t)events + 1), malloc((size_t)items * sizeof(uint32_t)),
+                   aligned_alloc(64, ((size_t)sums * sizeof(real_t) + 63) / 64 * 64)};
+}
+
+static int64_t blocks_of(int64_t inputs) { return (inputs + DEPTH - 1) / DEPTH; }
+
+static space_t span_space(int64_t inputs) {
+  return space(SPAN * inputs, (SPAN + 1) * blocks_of(inputs) + 1, SPAN * WIDTH);
+}
+
+/* Columns [c, c + used) of the rows [r, r + rows) from their sums. */
+static void write_rows(const product_t *p, int64_t r, int64_t rows, int64_t c, int64_t used,
+                       int64_t width, const real_t *sum) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < used; j++)
+      p->out[(r + i) * p->outputs + c + j] = p->size * sum[i * width + j] + p->bias[c + j];
+}
+
+static void write_planes(const product_t *p, int64_t r, int64_t rows, int64_t c, int64_t used,
+                         int64_t width, const real_t *sum) {
+  for (int64_t i = 0, end; i < rows; i = end) {
+    const int64_t n = (r + i) / p->image, q = (r + i) % p->image;
+    end = i + least(least(TILE, rows - i), p->image - q);
+    for (int64_t j = 0; j < used; j++)
+      for (int64_t k = i; k < end; k++)
+        p->out[(n * p->outputs + c + j) * p->image + q + k - i] =
+            p->size * sum[k * width + j] + p->bias[c + j];
+  }
+}
+
+/* The rows [r, r + rows) of a product, of which these are the bits. */
+static void add_span(const product_t *p, const uint8_t *bits, int64_t r, int64_t rows, space_t s) {
+  const int64_t stride = (p->inputs + 63) / 64 * 8, blocks = blocks_of(p->inputs);
+  uint32_t n = 0;
+  for (int64_t b = 0; b < blocks; b++)
+    n = list_rows(bits + b * DEPTH / 8, rows, stride, least(DEPTH / 8, stride - b * DEPTH / 8), n,
+                  s.event, s.at + b * (SPAN + 1));
+  for (int64_t i = 0; i < panel_count(p->outputs); i++) {
+    const int64_t c = begins(i, p->outputs), width = begins(i + 1, p->outputs) - c;
+    const real_t *panel = p->panels + c * p->inputs;
+    for (int64_t b = 0; b < blocks; b++)
+      add_rows(width / LANES, s.event, s.at + b * (SPAN + 1), rows, panel + b * DEPTH * width, b,
+               s.sum);
+    (p->image ? write_planes : write_rows)(p, r, rows, c, least(width, p->outputs - c), width,
+                                           s.sum);
+  }
 }
 
 /* out[r] = bias + size * the columns of the weight at the events of row r, r in [first, last) */
 int forward(int64_t first, int64_t last, const uint8_t *bits, const real_t *panels,
             const real_t *bias, real_t size, int64_t outputs, int64_t inputs, real_t *out) {
-  const int64_t stride = (inputs + 63) / 64 * 8, blocks = (inputs + DEPTH - 1) / DEPTH;
-  int64_t most = 1;
-  for (int64_t r = first; r < last; r += SPAN) {
-    const int64_t here = count(bits + r * stride, least(SPAN, last - r) * stride);
-    most = here > most ? here : most;
-  }
-  uint8_t *event = malloc((size_t)most);
-  uint32_t *at = malloc((size_t)((SPAN + 1) * blocks + 1) * sizeof *at);
-  real_t *sum = aligned_alloc(64, SPAN * WIDTH * sizeof *sum);
-  const int lacks = !event || !at || !sum;
-  for (int64_t r = first; r < last && !lacks; r += SPAN) {
-    const int64_t rows = least(SPAN, last - r);
-    uint32_t n = 0;
-    for (int64_t b = 0; b < blocks; b++)
-      n = list_rows(bits + r * stride + b * DEPTH / 8, rows, stride,
-                    least(DEPTH / 8, stride - b * DEPTH / 8), n, event, at + b * (SPAN + 1));
-    for (int64_t p = 0; p < panel_count(outputs); p++) {
-      const int64_t c = begins(p, outputs), width = begins(p + 1, outputs) - c;
-      const int64_t v = width / LANES, used = least(width, outputs - c);
-      for (int64_t b = 0; b < blocks; b++)
-        add_rows(v, event, at + b * (SPAN + 1), rows,
-                 panels + c * inputs + b * DEPTH * width, b, sum);
-      for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < used; j++)
-          out[(r + i) * outputs + c + j] = size * sum[i * width + j] + bias[c + j];
-    }
-  }
-  free(event); free(at); free(sum);
-  return lacks;
+  const product_t p = {panels, bias, size, outputs, inputs, 0, out};
+  const int64_t stride = (inputs + 63) / 64 * 8;
+  const space_t s = span_space(inputs);
+  for (int64_t r = first; r < last && !lacks(s); r += SPAN)
+    add_span(&p, bits + r * stride, r, least(SPAN, last - r), s);
+  leave(s);
+  return lacks(s);
 }
 
-/* out[n, k] = size * the sum of gradient[r, n] over the rows in which k is active */
+/* Panels [first, last) of out[n, k] = size * the sum of gradient[r, n] over the rows in which k is
+   active; the events of every block of rows are listed. */
+static int add_gradient(int64_t first, int64_t last, space_t s, const real_t *gradient,
+                        real_t size, int64_t rows, int64_t outputs, int64_t inputs, real_t *out) {
+  const int64_t blocks = blocks_of(rows), items = (inputs + 63) / 64 * 64 + 1;
+  real_t *panel = aligned_alloc(64, DEPTH * WIDTH * sizeof *panel);
+  if (!panel) return 1;
+  for (int64_t p = first; p < last; p++) {
+    const int64_t c = begins(p, outputs), width = begins(p + 1, outputs) - c;
+    const int64_t used = least(width, outputs - c);
+    for (int64_t b = 0; b < blocks; b++) {
+      for (int64_t i = 0; i < least(DEPTH, rows - b * DEPTH); i++) {
+        const real_t *row = gradient + (b * DEPTH + i) * outputs + c;
+        for (int64_t j = 0; j < used; j += LINE) __builtin_prefetch(row + AHEAD * outputs + j);
+        for (int64_t j = 0; j < width; j++) panel[i * width + j] = j < used ? row[j] : 0;
+      }
+      add_rows(width / LANES, s.event, s.at + b * items, inputs, panel, b, s.sum);
+    }
+    if (!blocks) memset(s.sum, 0, (size_t)(inputs * width) * sizeof *s.sum);
+    for (int64_t j = 0; j < used; j += TILE)
+      transpose(s.sum + j, inputs, least(TILE, used - j), width, size, out + (c + j) * inputs,
+                inputs);
+  }
+  free(panel);
+  return 0;
+}
+
+/* The gradient's columns in the panels [first, last). */
 int backward(int64_t first, int64_t last, const uint8_t *bits, const real_t *gradient,
              real_t size, int64_t rows, int64_t outputs, int64_t inputs, real_t *out) {
-  const int64_t stride = (inputs + 63) / 64 * 8, blocks = (rows + DEPTH - 1) / DEPTH;
-  uint8_t *event = malloc((size_t)count(bits, rows * stride) + 1);
-  uint32_t *at = malloc((size_t)((8 * stride + 1) * blocks + 1) * sizeof *at);
-  real_t *sum = aligned_alloc(64, (size_t)(inputs * WIDTH + 1) * sizeof *sum / 64 * 64 + 64);
-  real_t *panel = aligned_alloc(64, DEPTH * WIDTH * sizeof *panel);
-  const int lacks = !event || !at || !sum || !panel;
+  const int64_t stride = (inputs + 63) / 64 * 8, items = 8 * stride + 1;
+  const space_t s =
+      space(count(bits, rows * stride), items * blocks_of(rows) + 1, inputs * WIDTH);
+  int short_of = lacks(s);
   uint32_t n = 0;
-  for (int64_t b = 0; b < blocks && !lacks; b++)
-    n = list_inputs(bits + b * DEPTH * stride, least(DEPTH, rows - b * DEPTH), stride, n, event,
-                    at + b * (8 * stride + 1));
-  for (int64_t p = first; p < last && !lacks; p++) {
-    const int64_t c = begins(p, outputs), width = begins(p + 1, outputs) - c;
-    const int64_t v = width / LANES, used = least(width, outputs - c);
-    for (int64_t b = 0; b < blocks; b++) {
-      for (int64_t i = 0; i < least(DEPTH, rows - b * DEPTH); i++)
-        for (int64_t j = 0; j < width; j++)
-          panel[i * width + j] = j < used ? gradient[(b * DEPTH + i) * outputs + c + j] : 0;
-      add_rows(v, event, at + b * (8 * stride + 1), inputs, panel, b, sum);
-    }
-    for (int64_t k = 0; k < inputs; k += TILE)
-      for (int64_t j = 0; j < used; j++)
-        for (int64_t i = k; i < least(k + TILE, inputs); i++)
-          out[(c + j) * inputs + i] = blocks ? size * sum[i * width + j] : 0;
-  }
-  free(event); free(at); free(sum); free(panel);
-  return lacks;
+  for (int64_t b = 0; b < blocks_of(rows) && !short_of; b++)
+    n = list_inputs(bits + b * DEPTH * stride, least(DEPTH, rows - b * DEPTH), stride, n, s.event,
+                    s.at + b * items);
+  if (!short_of)
+    short_of = add_gradient(first, last, s, gradient, size, rows, outputs, inputs, out);
+  leave(s);
+  return short_of;
 }
 
 int64_t active(const uint8_t *bits, int64_t bytes) { return count(bits, bytes); }

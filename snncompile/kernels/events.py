@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snncompile.kernels import arena
 from snncompile.kernels.bits import Packed, pointer
 from snncompile.kernels.event_source import SOURCE
 from snncompile.kernels.library import functions, share
@@ -40,13 +41,13 @@ def product(packed: Packed, weight: Tensor, bias: Tensor | None) -> Tensor:
     library: Any = functions(SOURCE, weight.dtype)
     weight = weight.contiguous()
     (outputs, inputs), rows = weight.shape, len(packed.bits)
-    panels = weight.new_empty(_number_of(library.padded, outputs) * inputs)
+    panels = weight.new_empty(number_of(library.padded, outputs) * inputs)
     sizes = [ctypes.c_int64(size) for size in (outputs, inputs)]
     given = (pointer(weight), *sizes, pointer(panels))
-    share(library.panels, _number_of(library.parts, outputs), 1, given, worth(weight.numel()))
+    share(library.panels, number_of(library.parts, outputs), 1, given, worth(weight.numel()))
     offset = weight.new_zeros(outputs) if bias is None else bias.contiguous()
-    out = weight.new_empty(rows, outputs)
-    size = _number(packed.size, weight.dtype)
+    out = arena.empty(weight, (rows, outputs), weight.dtype)
+    size = number(packed.size, weight.dtype)
     given = (pointer(packed.bits), pointer(panels), pointer(offset), size, *sizes, pointer(out))
     share(library.forward, rows, 1, given, worth(rows * outputs))
     return out
@@ -68,23 +69,24 @@ def weight_gradient(packed: Packed, gradient: Tensor, inputs: int) -> Tensor:
     rows, outputs = gradient.shape
     out = gradient.new_empty(outputs, inputs)
     sizes = (ctypes.c_int64(size) for size in (rows, outputs, inputs))
-    size = _number(packed.size, gradient.dtype)
+    size = number(packed.size, gradient.dtype)
     given = (pointer(packed.bits), pointer(gradient), size, *sizes, pointer(out))
-    share(library.backward, _number_of(library.parts, outputs), 1, given, worth(rows * outputs))
+    share(library.backward, number_of(library.parts, outputs), 1, given, worth(rows * outputs))
     return out
 
 
 def active(bits: Tensor) -> int:
     """How many ones there are among bits; a kernel has made them."""
     library: Any = functions(SOURCE, torch.float32)
-    return _number_of(library.active, pointer(bits), bits.numel())
+    return number_of(library.active, pointer(bits), bits.numel())
 
 
-def _number_of(function: Any, *arguments: Any) -> int:  # noqa: ANN401
+def number_of(function: Any, *arguments: Any) -> int:  # noqa: ANN401
     """What a function of C returns as int64_t; numbers it takes are such too."""
     function.restype = ctypes.c_int64
     return int(function(*(ctypes.c_int64(a) if isinstance(a, int) else a for a in arguments)))
 
 
-def _number(value: float, dtype: torch.dtype) -> ctypes.c_float | ctypes.c_double:
+def number(value: float, dtype: torch.dtype) -> ctypes.c_float | ctypes.c_double:
+    """A number of C's type for a dtype."""
     return (ctypes.c_float if dtype == torch.float32 else ctypes.c_double)(value)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from snncompile.kernels.cpu import Cpu
 from snncompile.kernels.layout import Layout
-from snncompile.kernels.pages import request_large_pages
 from snncompile.kernels.step import Definition, trace
 from snncompile.kernels.sweep import Sweeps, sweeps
 from snncompile.kernels.target import Launch, Target
@@ -52,7 +51,7 @@ class Kernel:
             *(Array(layout.flat(state)) for state in states),
             *self._settings(settings, layout),
             *(
-                Array(_fresh(output), 0 if i in finals else layout.width)
+                Array(output, 0 if i in finals else layout.width)
                 for i, output in enumerate(outputs)
             ),
         ]
@@ -161,17 +160,12 @@ class Kernel:
         for need in states:
             yield Array(next(waiting)) if need else launch.scratch()
         if current:
-            yield Array(_fresh(derivatives[0]), launch.layout.width)
+            yield Array(derivatives[0], launch.layout.width)
 
 
 def _sequence(sequence: Tensor, layout: Layout) -> Array:
     rows = layout.rows(sequence)
     return Array(rows, rows.stride(0))
-
-
-def _fresh(tensor: Tensor) -> Tensor:
-    request_large_pages(tensor)
-    return tensor
 
 
 def _summed(total: Tensor, shape: torch.Size) -> Tensor:

@@ -10,6 +10,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from snncompile.kernels import arena
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -45,7 +47,7 @@ class Layout:
     def empty(self, like: Tensor, dtype: torch.dtype, *, steps: bool) -> Tensor:
         """A new value of all steps or of one, dense and in order."""
         sizes = [self.shape[axis + 1] for axis in self.order]
-        value = like.new_empty([self.shape[0], *sizes] if steps else sizes, dtype=dtype)
+        value = arena.empty(like, [self.shape[0], *sizes] if steps else sizes, dtype)
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
         return value.permute(0, *(axis + 1 for axis in back)) if steps else value.permute(back)
 

@@ -167,8 +167,17 @@ def _reduced(gathered: Value, output: Output, way: Gathering) -> Tensor:
         case "sum":
             return torch.sum(gathered, 0)
         case "mean":
-            return torch.mean(gathered, 0)
+            return _mean(gathered)
         case "max":
             return torch.amax(gathered, 0)
         case _:
             return gathered.movedim(0, output.axis).contiguous() if output.axis else gathered
+
+
+def _mean(gathered: Tensor) -> Tensor:
+    """The mean over time, as torch computes it on each device.
+
+    On the CPU that is a sum, divided. Written so, its gradient is one step's, expanded, and not a
+    sequence in memory; the bits are the same.
+    """
+    return torch.sum(gathered, 0) / len(gathered) if gathered.is_cpu else torch.mean(gathered, 0)
