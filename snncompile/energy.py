@@ -19,6 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from snncompile.kernels import event_convolution as event_convolution  # noqa: PLC0414 (registers)
+from snncompile.kernels import event_operators as event_operators  # noqa: PLC0414 (registers)
+
 ACCUMULATE = 0.9
 """Picojoules of one accumulate, 45 nm."""
 
@@ -100,12 +103,27 @@ def _product(args: Sequence[Any], values: Tensor) -> int:
     return round(float(values.sum())) * int(args[-1].shape[-1])
 
 
+def _event_linear(args: Sequence[Any], values: Tensor) -> int:
+    """The products of a Linear that may add up events."""
+    return round(float(values.sum())) * len(args[1])
+
+
+def _event_convolution(args: Sequence[Any], values: Tensor) -> int:
+    """The products of a convolution that may add up events."""
+    _, weight, bias, moves, *_ = args
+    stride, padding, dilation = moves[:2], moves[2:4], moves[4:]
+    settings = (stride, padding, dilation, False, [0, 0], 1)
+    return _convolution((values, weight, bias, *settings), values)
+
+
 _PRODUCTS: Mapping[object, tuple[int, Callable[[Sequence[Any], Tensor], int]]] = {
     torch.ops.aten.convolution.default: (0, _convolution),
     torch.ops.aten.mm.default: (0, _product),
     torch.ops.aten.bmm.default: (0, _product),
     torch.ops.aten.addmm.default: (1, _product),
     torch.ops.aten.baddbmm.default: (1, _product),
+    torch.ops.snncompile.event_linear.default: (0, _event_linear),
+    torch.ops.snncompile.event_convolution.default: (0, _event_convolution),
 }
 """Where each operator has its input, and how the products that it adds up are counted."""
 

@@ -5,7 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from snncompile import transform
 from snncompile.energy import ACCUMULATE, MULTIPLY_ACCUMULATE, Operations, operations
+from snncompile.nn import LIF
+from snncompile.passes.event_driven import EventDriven
 
 
 def taps(x: Tensor, layer: Any) -> int:
@@ -91,3 +94,27 @@ def test_quarters_count_as_many_accumulates_as_there_are() -> None:
     counted = operations(nn.Linear(3, 4), x)
 
     assert (counted.accumulates, counted.multiply_accumulates) == (16 * 4, 0)
+
+
+@pytest.mark.parametrize("below", [0.0, 1.0])
+def test_synapses_by_events_count_as_the_dense_ones_do(below: float) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 70, 3, stride=2, padding=1), LIF(), nn.MaxPool2d(2))
+    network.extend((nn.Conv2d(70, 8, 1), LIF(), nn.Flatten(), nn.Linear(32, 4)))
+    x = (torch.rand(4, 2, 3, 8, 8) < 0.3).float() * 8
+    plain, added = (
+        transform(Stepped(network), passes, schedule="layers", example_inputs=x)
+        for passes in ([], [EventDriven(below=below)])
+    )
+
+    assert operations(added, x) == operations(plain, x)
+
+
+class Stepped(nn.Module):
+    """A network once a step."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.network(value) for value in x.unbind(0)])
