@@ -12,16 +12,17 @@ from snncompile.ir.operations import is_part
 from snncompile.ir.program import Program
 
 
-def bytes_per_sample(program: Program) -> float:
-    """Bytes of all values that one step computes, for one sample of the batch.
+def bytes_per_sample(program: Program) -> tuple[float, float]:
+    """Bytes of all values that one step computes, and of the largest, for one sample of the batch.
 
     Found from the shapes of the capture; parameters do not count.
     """
     computed = [n for n in program.step.nodes if n.op.startswith("call_") and not is_part(n)]
     leaves = pytree.tree_leaves([node.meta.get("val") for node in computed])
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    total = sum(math.prod(_known(t.shape)) * t.element_size() for t in tensors)
-    return total / _captured_batch(program)
+    sizes = [math.prod(_known(t.shape)) * t.element_size() for t in tensors]
+    batch = _captured_batch(program)
+    return sum(sizes) / batch, max(sizes, default=0) / batch
 
 
 def batch_axis(program: Program) -> tuple[int | None, int]:

@@ -34,8 +34,11 @@ from snncompile.runtime.plan import Pieces, Plan, make_plan
 
 ScheduleName: TypeAlias = Literal["steps", "layers", "auto"]
 
-TILE_BYTES = 64 * 2**20
-"""What "auto" lets the values of one tile take: about what stays in a last-level cache."""
+TILE_BYTES = 256 * 2**20
+"""What "auto" lets the values of one tile take: longer tiles are faster, shorter take less."""
+
+VALUE_BYTES = 32 * 2**20 - 2**16
+"""What "auto" lets one value of a tile take: larger ones lie on new pages every time in torch."""
 
 
 @dataclass
@@ -56,9 +59,9 @@ class Runner:
 
     Args:
         program: The program; it must not change afterwards, its modules may.
-        schedule: "steps", "layers", or a number of steps per tile. "auto" takes the largest tile
-            whose values fit into `TILE_BYTES`: the whole sequence when it does, one step when
-            not even two do.
+        schedule: "steps", "layers", or a number of steps per tile. "auto" takes tiles of one
+            length, the longest whose values fit into `TILE_BYTES` and each into `VALUE_BYTES`:
+            the whole sequence when it does, one step when not even two do.
 
     Raises:
         InputError: The schedule is none of these.
@@ -158,8 +161,11 @@ class Runner:
             return min(self.schedule, steps)
         if self.program.recompute is not None and torch.is_grad_enabled():
             return self._tile_again(steps)
-        per_sample = self._cost()[0]
-        return max(1, min(steps, int(TILE_BYTES // (per_sample * self._samples(inputs) + 1))))
+        samples = self._samples(inputs)
+        total, largest = (per_sample * samples + 1 for per_sample in self._cost()[0])
+        longest = max(1, min(steps, int(min(TILE_BYTES / total, VALUE_BYTES / largest))))
+        tiles = -(-steps // longest)
+        return -(-steps // tiles)
 
     def _samples(self, inputs: tuple[Tensor, ...]) -> int:
         """The batch size of a call."""
@@ -195,8 +201,8 @@ class Runner:
         return self._lengths["tile", steps]
 
     @while_tracing
-    def _cost(self) -> tuple[float, int | None, int]:
-        """Bytes a step takes per sample, and which axis of which input counts the samples."""
+    def _cost(self) -> tuple[tuple[float, float], int | None, int]:
+        """Bytes a sample takes a step, all and at most; which axis of which input counts them."""
         return (bytes_per_sample(self.program), *batch_axis(self.program))
 
     @while_tracing
