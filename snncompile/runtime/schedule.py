@@ -61,7 +61,8 @@ class Runner:
         program: The program; it must not change afterwards, its modules may.
         schedule: "steps", "layers", or a number of steps per tile. "auto" takes tiles of one
             length, the longest whose values fit into `TILE_BYTES` and each into `VALUE_BYTES`:
-            the whole sequence when it does, one step when not even two do.
+            the whole sequence when it does, one step when not even two do. The whole sequence
+            too where a module reads it at once: between tiles it would have to be put together.
 
     Raises:
         InputError: The schedule is none of these.
@@ -161,6 +162,8 @@ class Runner:
             return min(self.schedule, steps)
         if self.program.recompute is not None and torch.is_grad_enabled():
             return self._tile_again(steps)
+        if self.program.whole:
+            return steps
         samples = self._samples(inputs)
         total, largest = (per_sample * samples + 1 for per_sample in self._cost()[0])
         longest = max(1, min(steps, int(min(TILE_BYTES / total, VALUE_BYTES / largest))))

@@ -157,6 +157,15 @@ def test_auto_takes_all_steps_when_they_are_small_and_fewer_when_not() -> None:
     assert large._tile((torch.empty(7, 5000, 8),), 7) == 1
 
 
+def test_auto_takes_tiles_of_nearly_one_length() -> None:
+    runner = Runner(feedforward((8, 40_000, 4)))
+
+    for steps in range(60, 90):
+        tile = runner._tile((torch.empty(steps, 5, 8),), steps)
+        tiles = -(-steps // tile)
+        assert tiles * tile - steps < tiles
+
+
 def test_auto_keeps_each_value_of_a_tile_below_what_torch_takes_new_pages_for() -> None:
     runner = Runner(feedforward((8, 40_000, 4)))
     tile = runner._tile((torch.empty(1000, 5, 8),), 1000)

@@ -127,3 +127,9 @@ def _leaky(currents: Tensor, threshold: float) -> Tensor:
         spikes.append((membrane >= threshold).float())
         membrane = membrane - spikes[-1] * threshold
     return torch.stack(spikes)
+
+
+def test_auto_takes_all_steps_where_a_module_reads_them_at_once() -> None:
+    runner = Runner(two_whole_layers())
+
+    assert runner._tile((torch.empty(1000, 50_000, 4),), 1000) == 1000
