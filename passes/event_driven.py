@@ -44,9 +44,9 @@ Marked are layers that read spikes, or spikes of one size behind reshapes, pooli
 dropout, and those that read an input of the network, which may be events. What a marked layer does
 is decided call by call, forward and backward by itself: it looks at a sample of its inputs, and
 adds up events where that is expected to be faster than the dense product, by times measured at the
-first calls. Where it is not, the next look is 16 calls later; products that take less than half a
-millisecond are never looked at. ``EventDriven(below=0.1)`` decides by the share of active inputs
-alone, the same way in every run.
+first calls and since. Where it is not, the next look is a few calls later, up to 16; products that
+take less than half a millisecond are never looked at. ``EventDriven(below=0.1)`` decides by the
+share of active inputs alone, the same way in every run.
 
 Inputs that are not all 0 or one other number are multiplied as ever; so are all of them one time
 step at a time (``schedule="steps"``), without a C compiler, and on a GPU. Between forward and

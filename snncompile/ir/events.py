@@ -6,7 +6,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 _REST = 16
-"""A look takes a fraction of a millisecond; in one call of so many it does not matter."""
+"""A look takes a fraction of a millisecond; in one call of so many it does not matter. The first
+looks follow each other sooner: times measured at first calls may mislead."""
 
 _numbers = itertools.count()
 _known: "WeakValueDictionary[int, Events]" = WeakValueDictionary()
@@ -23,6 +24,7 @@ class Events:
             where the inputs were not all 0 or one other number.
         by_events: Whether the last call added up events, rather than multiply.
         resting: For how many calls it multiplies without a look at its inputs.
+        rest: For how many it did after the last look.
         number: Its own.
     """
 
@@ -30,6 +32,7 @@ class Events:
     rate: float | None = None
     by_events: bool = False
     resting: int = field(default=0, repr=False)
+    rest: int = field(default=0, repr=False)
     number: int = field(default_factory=lambda: next(_numbers), repr=False)
 
     def __post_init__(self) -> None:
@@ -38,7 +41,9 @@ class Events:
     def saw(self, rate: float | None, *, by_events: bool) -> None:
         """Take down what a call saw and did; where it multiplied, let it rest."""
         self.rate, self.by_events = rate, by_events
-        self.resting = 0 if by_events or self.below is not None else _REST
+        rests = not by_events and self.below is None
+        self.rest = min(2 * self.rest + 1, _REST) if rests else 0
+        self.resting = self.rest
 
     def rests(self) -> bool:
         """Whether this call is one to multiply without a look."""

@@ -3,7 +3,8 @@
 What the sum of events takes is a number of *units*, known from its sizes, times the seconds that a
 unit takes; a dense product takes the same time whatever it multiplies. Both times are measured at
 the first product of each kind and whenever a way runs, and the best one counts, since what else
-runs on a machine only ever makes things slower.
+runs on a machine only ever makes things slower. A sum of events that was found too slow is expected
+to be a little faster each time it is not chosen, so that it is tried again one day.
 """
 
 import threading
@@ -23,12 +24,23 @@ _MARGIN = 0.95
 """What the expected time of events must stay below, as a part of the dense product's."""
 
 
+_FADING = 0.98
+"""What is left of the trust in a unit's time whenever it keeps events from being added up."""
+
+_TRIES = 3
+"""How often either way of a new kind is measured."""
+
+
 @dataclass
 class _Costs:
-    """The best times seen, in seconds: of a row of the dense product, and of a unit of events."""
+    """The best times seen, in seconds: of a row of the dense product, and of a unit of events.
+
+    Of a unit's time `trust` is expected: less, the longer no events were added up.
+    """
 
     row: float = float("inf")
     unit: float = float("inf")
+    trust: float = 1.0
 
     def dense(self, rows: int, way: Callable[[], Result]) -> Result:
         """Run and time the dense product."""
@@ -43,6 +55,7 @@ class _Costs:
         found = way()
         if found is not None:
             self.unit = min(self.unit, (time.perf_counter() - begun) / count)
+            self.trust = 1.0
         return found
 
 
@@ -112,10 +125,12 @@ def faster(
         first = kind not in _known
         costs = _known.setdefault(kind, _Costs())
     rows, count = size
-    for _ in range(2 if first else 0):
+    for _ in range(_TRIES if first else 0):
         costs.dense(rows, dense)
         costs.events(count, events)
     found = None
-    if costs.unit * count < _MARGIN * costs.row * rows:
+    if costs.trust * costs.unit * count < _MARGIN * costs.row * rows:
         found = costs.events(count, events)
+    else:
+        costs.trust *= _FADING
     return costs.dense(rows, dense) if found is None else found
