@@ -7,6 +7,8 @@ written there. Blocks are kept here instead, in order of their return, up to `ID
 is in use while the storage of the tensor on it lives, whoever holds that: autograd, a view, an
 optimiser.
 
+A network that runs parts of itself again to keep little memory has none wait: `keep`.
+
 Blocks come from torch's allocator, whose reports of what is alive count those that wait, too.
 """
 
@@ -30,9 +32,14 @@ _SLACK = 1.25
 
 
 class Arena:
-    """Blocks of memory, handed out as tensors."""
+    """Blocks of memory, handed out as tensors.
+
+    Attributes:
+        most: Bytes that may wait to be used again.
+    """
 
     def __init__(self) -> None:
+        self.most = IDLE
         self._idle: list[Tensor] = []
         self._returned: deque[Tensor] = deque()
         self._lock = threading.Lock()
@@ -88,7 +95,7 @@ class Arena:
         """Add what was returned to what waits; what waited longest goes where that is too much."""
         while self._returned:
             self._idle.append(self._returned.popleft())
-        excess = sum(map(len, self._idle)) - IDLE
+        excess = sum(map(len, self._idle)) - self.most
         while excess > 0:
             excess -= len(self._idle.pop(0))
 
@@ -108,6 +115,11 @@ def empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     if not real or prod(shape) * dtype.itemsize < LEAST:
         return like.new_empty(tuple(shape), dtype=dtype)
     return _arena.tensor(shape, dtype)
+
+
+def keep(most: int) -> None:
+    """Set how many bytes may wait for results, from the next one that is given back."""
+    _arena.most = most
 
 
 def release() -> None:

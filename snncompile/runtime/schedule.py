@@ -15,6 +15,7 @@ from torch import Tensor
 
 from snncompile.errors import InputError
 from snncompile.ir.program import Program, Segment
+from snncompile.kernels import arena
 from snncompile.kernels.tracing import while_tracing
 from snncompile.memory.choice import CallSize, chunk_for, segments_for, tile_for
 from snncompile.memory.report import KeptBySegment, kept_in
@@ -105,6 +106,8 @@ class Runner:
         """
         if steps < 1:
             raise InputError(f"a program runs at least 1 time step, not {steps}")
+        if not torch.compiler.is_compiling():
+            arena.keep(arena.IDLE if self.program.recompute is None else 0)
         tile = self._tile(inputs, steps)
         size = self._size(inputs, steps, tile)
         plan = self._plan(steps, tile, size, observed=record is not None)

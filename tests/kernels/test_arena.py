@@ -8,14 +8,28 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import snncompile
+from snncompile import nn as own
 from snncompile.ir import neurons
 from snncompile.kernels import arena
 from snncompile.kernels.arena import IDLE, LEAST, Arena
 from tests.kernels.comparison import fused
 from tests.kernels.test_operators import LIF
+
+
+class Looped(nn.Module):
+    """A network step by step over a sequence."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.model(x_t) for x_t in x])
+
 
 LARGE = LEAST // 4
 """Numbers of float32 that the arena takes care of."""
@@ -141,3 +155,16 @@ def test_threads_do_not_share_memory(workers: int) -> None:
     for (spikes, gradient), (same, equal) in zip(found, expected * 2, strict=True):
         assert torch.equal(spikes, same)
         assert torch.equal(gradient, equal)
+
+
+def test_a_network_that_runs_parts_again_has_no_memory_wait() -> None:
+    model = nn.Sequential(nn.Linear(64, 256), own.LIF())
+    x = torch.rand(64, 64, 64)
+    for passes, waits in (([], True), (["recompute"], False), ([], True)):
+        arena.release()
+        fast = snncompile.transform(Looped(model), passes, schedule="layers")
+        fast(x).sum().backward()
+        fast.reset()
+        fast(x).sum().backward()
+
+        assert (arena._arena.idle() > 0) is waits
