@@ -87,6 +87,18 @@ def least(file: str, column: str, where: Row, ways: str = OURS) -> Value:
     return value
 
 
+def of_fastest(file: str, column: str, where: Row) -> Value:
+    """A column of the fastest of our ways."""
+
+    def value(threads: int) -> Found | None:
+        times, costs = (rivals(file, where, threads, name) for name in (TIMES[threads], column))
+        ours = [name for name in times if name.startswith(OURS)]
+        way = min(ours, key=times.__getitem__, default=None)
+        return Found(costs[way], way) if way else None
+
+    return value
+
+
 def scan(column: str, lengths: range) -> Value:
     """The worst of a column of the neuron's scan over all sizes with such lengths."""
 
