@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import snncompile
 from snncompile.passes.channels_last import ChannelsLast
+from snncompile.passes.event_driven import EventDriven
 from snncompile.passes.recompute import Recompute
 from snncompile.rewrite import Pass
 from snncompile.runtime.schedule import ScheduleName
@@ -186,6 +187,9 @@ OURS: dict[str, Make] = {
     "plain, channels-last": lambda network, _: near(ours(network, "layers", [ChannelsLast()])),
     "recompute, channels-last": lambda network, _: near(
         ours(network, "layers", [ChannelsLast(), Recompute()])
+    ),
+    "event-driven, recompute": lambda network, _: near(
+        ours(network, "layers", [EventDriven(), ChannelsLast(), Recompute()])
     ),
     "recompute, auto": lambda network, _: ours(network, "auto", [Recompute()]),
     "recompute, tile 16": lambda network, _: ours(network, 16, [Recompute()]),
