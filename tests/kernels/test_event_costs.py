@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from snncompile.ir.events import Events
 from snncompile.kernels import event_costs
 
 
@@ -56,13 +55,3 @@ def test_events_that_stay_slow_are_tried_now_and_then(clock: Clock) -> None:
     found = chosen(clock, "slow", (2.0,), 400)
 
     assert 5 <= found.count("events") <= 12
-
-
-def test_looks_follow_each_other_sooner_at_first() -> None:
-    events, looks = Events(), []
-    for call in range(60):
-        if not events.rests():
-            looks.append(call)
-            events.saw(0.4, by_events=False)
-
-    assert looks == [0, 1, 4, 11, 26, 42, 58]
