@@ -177,7 +177,8 @@ def _reduced(gathered: Value, output: Output, way: Gathering) -> Tensor:
 def _mean(gathered: Tensor) -> Tensor:
     """The mean over time, as torch computes it on each device.
 
-    On the CPU that is a sum, divided. Written so, its gradient is one step's, expanded, and not a
-    sequence in memory; the bits are the same.
+    On the CPU that is a sum, divided; of half-precision numbers one that is rounded once. Written
+    so, its gradient is one step's, expanded, and not a sequence in memory; the bits are the same.
     """
-    return torch.sum(gathered, 0) / len(gathered) if gathered.is_cpu else torch.mean(gathered, 0)
+    divided = gathered.is_cpu and gathered.dtype in (torch.float32, torch.float64)
+    return torch.sum(gathered, 0) / len(gathered) if divided else torch.mean(gathered, 0)
