@@ -38,7 +38,7 @@ check: $(STAMP) ## format, lint, types, layers and tests: what a change must pas
 MEASURE := PYTHONPATH=. OMP_NUM_THREADS=2 TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python benchmarks
 RESULTS := benchmarks/results
 
-bench: $(STAMP) ## measure every table against every peer, half an hour; tables go to README.md
+bench: $(STAMP) ## measure every table against every peer, over an hour; tables go to README.md
 	$(MEASURE)/neuron_scan.py --out $(RESULTS)/neuron_scan.csv
 	$(MEASURE)/backward_scan.py
 	$(MEASURE)/neuron_layer.py
