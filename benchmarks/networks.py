@@ -97,7 +97,7 @@ class Trainee:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4)
         self.called = self.contender.transformed(self.model) if self.contender else self.model
         if self.compiled:
-            self.called = torch.compile(self.called, dynamic=False)  # type: ignore[assignment]
+            self.called = torch.compile(self.called, dynamic=False)
 
     def scores(self, x: Tensor) -> Tensor:
         """From rest, [N, 10]."""

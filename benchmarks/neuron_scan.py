@@ -104,7 +104,7 @@ def layer(steps: int, width: int, rounds: int) -> tuple[float, float, float, flo
         return torch.no_grad()(scan)
 
     def training(scan: Callable[[], Tensor | None]) -> Contender:
-        return lambda: torch.autograd.grad(scan(), current, gradient)  # type: ignore[arg-type]
+        return lambda: torch.autograd.grad(scan(), current, gradient)
 
     contenders = [inference(kernel), inference(loop), training(kernel), training(loop)]
     found = [1e3 * seconds for seconds in interleaved(contenders, rounds)]

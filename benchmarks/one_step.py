@@ -95,7 +95,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     split = train_test_split(images, labels, test_size=360, random_state=0, stratify=labels)
     train_x, test_x, train_y, test_y = (torch.tensor(part) for part in split)
     shaped = ((x.float() / 16).reshape(-1, 1, 8, 8) for x in (train_x, test_x))
-    return (*shaped, train_y, test_y)  # type: ignore[return-value]
+    return (*shaped, train_y, test_y)
 
 
 def fed(images: Tensor, steps: int) -> Tensor:

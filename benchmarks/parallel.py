@@ -110,7 +110,7 @@ def compare(steps: int, width: int, decay: float, gain: str, repeats: int) -> Ro
 def _kernel(decay: float, start: Tensor) -> Callable[[Tensor], Tensor]:
     """The fused kernel; without a C compiler it is autograd's loop."""
     fused = NeuronScan(lif, tuple(_settings(decay).items()))
-    return lambda current: fused(current, (start,), (), (0,))[0][0]  # type: ignore[return-value]
+    return lambda current: fused(current, (start,), (), (0,))[0][0]
 
 
 def _settings(decay: float) -> dict[str, Any]:
@@ -124,9 +124,9 @@ def _form(
 ) -> Callable[[Tensor], Tensor]:
     settings = _settings(decay)
     if certificate is None:
-        return lambda current: scan(lif, current, (start,), tuple(settings.items()), (0,))[0][0]  # type: ignore[return-value]
+        return lambda current: scan(lif, current, (start,), tuple(settings.items()), (0,))[0][0]
     own = tuple({**settings, "certificate": certificate}.items())
-    return lambda current: lif_over_time(current, (start,), own)[0]  # type: ignore[index]
+    return lambda current: lif_over_time(current, (start,), own)[0]
 
 
 def _forward(form: Callable[[Tensor], Tensor], current: Tensor) -> Work:

@@ -74,7 +74,7 @@ class Contender:
         if self.passes is not None:
             called = self.transformed(called)
         if self.compiled:
-            called = torch.compile(called, dynamic=False)  # type: ignore[assignment]
+            called = torch.compile(called, dynamic=False)
         rests = called.reset if self.passes is not None else getattr(module, "rest", _nothing)
         return Network(called, rests, self.channels_last)
 

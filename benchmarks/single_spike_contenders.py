@@ -80,7 +80,7 @@ def spikingjelly(synapse: nn.Linear) -> Layer:
 
     def run(x: Tensor) -> Tensor:
         functional.reset_net(lif)
-        return lif(synapse(x))  # type: ignore[no-any-return]
+        return lif(synapse(x))
 
     return run
 
@@ -95,6 +95,6 @@ def compiled(synapse: nn.Linear, *, events: bool) -> Layer:
 
     def run(x: Tensor) -> Tensor:
         fast.reset()
-        return fast(x)  # type: ignore[no-any-return]
+        return fast(x)
 
     return run
