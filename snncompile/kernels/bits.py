@@ -4,18 +4,16 @@ Bit i of byte j of a row is element 8 j + i. Rows are padded with zeros to whole
 so that rows can be read word by word.
 """
 
-import ctypes
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from snncompile.kernels import arena
-from snncompile.kernels.library import functions, share
-from snncompile.kernels.threads import worth
+from snncompile.kernels.library import functions
+from snncompile.kernels.threads import share
 
 _SOURCE = r"""
-#include <stdint.h>
 #include <string.h>
 #include <math.h>
 
@@ -44,8 +42,11 @@ static inline uint64_t ones(const real_t *x, int64_t n, real_t size, lane_t *odd
 }
 
 /* sizes[r]: what is not 0 in a row; 0 where there is nothing, NAN where it is not one number. */
-int pack(int64_t first, int64_t last, const real_t *x, int64_t width, uint8_t *bits,
-         double *sizes) {
+int pack(PARAMETERS) {
+  const real_t *x = given[0].p;
+  const int64_t width = given[1].n;
+  uint8_t *bits = given[2].p;
+  double *sizes = given[3].p;
   const int64_t stride = (width + 63) / 64 * 8;
   for (int64_t r = first; r < last; r++) {
     const real_t *row = x + r * width;
@@ -62,8 +63,11 @@ int pack(int64_t first, int64_t last, const real_t *x, int64_t width, uint8_t *b
   return 0;
 }
 
-int unpack(int64_t first, int64_t last, const uint8_t *bits, int64_t width, real_t size,
-           real_t *x) {
+int unpack(PARAMETERS) {
+  const uint8_t *bits = given[0].p;
+  const int64_t width = given[1].n;
+  const real_t size = (real_t)given[2].x;
+  real_t *x = given[3].p;
   const int64_t stride = (width + 63) / 64 * 8;
   lane_t one;
   memcpy(&one, &size, sizeof one);
@@ -113,8 +117,7 @@ def pack(values: Tensor) -> Packed | None:
     rows, width = values.shape
     bits = torch.empty(rows, row_bytes(width), dtype=torch.uint8)
     sizes = torch.empty(rows, dtype=torch.float64)
-    arguments = (pointer(values), ctypes.c_int64(width), pointer(bits), pointer(sizes))
-    share(library.pack, rows, 1, arguments, worth(values.numel()))
+    share(library.pack, rows, (values, width, bits, sizes), values.numel())
     size = one_size(sizes)
     return None if size is None else Packed(bits, size)
 
@@ -148,12 +151,5 @@ def unpack(packed: Packed, width: int, dtype: torch.dtype) -> Tensor:
         found = (bits.unsqueeze(-1) >> places & 1).flatten(1)[:, :width].to(dtype)
         return found * size
     values = arena.empty(bits, (len(bits), width), dtype)
-    given = (ctypes.c_float if dtype == torch.float32 else ctypes.c_double)(size)
-    arguments = (pointer(bits), ctypes.c_int64(width), given, pointer(values))
-    share(library.unpack, len(bits), 1, arguments, worth(values.numel()))
+    share(library.unpack, len(bits), (bits, width, size, values), values.numel())
     return values
-
-
-def pointer(tensor: Tensor) -> ctypes.c_void_p:
-    """Where a tensor's memory begins; the caller keeps it alive."""
-    return ctypes.c_void_p(tensor.data_ptr())

@@ -4,9 +4,10 @@
         for every step
             for every element          independent of each other: the compiler vectorises
 
-Both functions take ``size`` (steps, width, block, first block, last block), then for every array
-its address, the distance between two steps, and whether blocks lie one after the other in it (1) or
-share it (0). `snncompile.kernels.loops` says which arrays, in which order.
+Both functions run a part of the blocks (`snncompile.kernels.team`). They are given steps, width and
+block, then for every array its address, the distance between two steps, and whether blocks lie one
+after the other in it (1) or share it (0). `snncompile.kernels.loops` says which arrays, in which
+order.
 """
 
 from collections.abc import Callable
@@ -30,10 +31,6 @@ def source(sweeps: Sweeps) -> str:
     return "\n".join(parts)
 
 
-PARAMETERS = "const int64_t *size, void *const *at, const int64_t *stride, const int64_t *own"
-"""What every function takes; see above."""
-
-
 class _Function(loops.Printer):
     def __init__(self, sweeps: Sweeps) -> None:
         super().__init__(sweeps)
@@ -52,7 +49,7 @@ class _Function(loops.Printer):
     def _row(self, name: str, step: str, kind: str = "real_t") -> None:
         k = self._next()
         self.row.append(
-            f"{kind} *{name} = ({kind} *)at[{k}] + {step} * stride[{k}] + begin * own[{k}];"
+            f"{kind} *{name} = ({kind} *)AT({k}) + {step} * STRIDE({k}) + begin * OWN({k});"
         )
 
     def _next(self) -> int:
@@ -63,7 +60,7 @@ class _Function(loops.Printer):
         return f"{name}[i]"
 
     def scalar(self, name: str) -> str:
-        self.before.append(f"const real_t {name} = *(const real_t *)at[{self._next()}];")
+        self.before.append(f"const real_t {name} = *(const real_t *)AT({self._next()});")
         return name
 
     def late(self, name: str, initial: str) -> str:
@@ -89,11 +86,11 @@ class _Function(loops.Printer):
     def total(self, j: int, text: str) -> None:
         name, k = f"sum{j}", self._next()
         if self.sweeps.definition.scalars[j]:
-            self.block.append(f"double *{name} = (double *)at[{k}];")
-            sums = f"(double *)at[{self._next()}] + begin / {CHUNK}"
+            self.block.append(f"double *{name} = (double *)AT({k});")
+            sums = f"(double *)AT({self._next()}) + begin / {CHUNK}"
             self.after.append(f"totals({name}, n, {sums});")
         else:
-            self.block.append(f"double *{name} = (double *)at[{k}] + begin;")
+            self.block.append(f"double *{name} = (double *)AT({k}) + begin;")
         self.block.append(f"memset({name}, 0, n * sizeof(double));")
         self.inner.append(f"{name}[i] += {text};")
 
@@ -103,12 +100,12 @@ class _Function(loops.Printer):
         order = "start; t >= 0; t--" if back else "start; t < steps; t++"
         return "\n".join(
             (
-                f"void {write.__name__}({PARAMETERS}) {{",
-                "  const int64_t steps = size[0], width = size[1], block = size[2];",
+                f"int {write.__name__}(PARAMETERS) {{",
+                "  const int64_t steps = given[0].n, width = given[1].n, block = given[2].n;",
                 f"  const int64_t start = {'steps - 1' if back else 0};",
                 *((FLUSH,) if back else ()),
                 *(f"  {line}" for line in self.before),
-                "  for (int64_t b = size[3]; b < size[4]; b++) {",
+                "  for (int64_t b = first; b < last; b++) {",
                 "    const int64_t begin = b * block;",
                 "    const int64_t n = width - begin < block ? width - begin : block;",
                 *(f"    {line}" for line in self.block),
@@ -122,6 +119,6 @@ class _Function(loops.Printer):
                 *(f"    {line}" for line in self.after),
                 "  }",
                 *((RESTORE,) if back else ()),
-                "}\n",
+                "  return 0;\n}\n",
             )
         )

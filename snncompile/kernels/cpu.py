@@ -10,7 +10,8 @@ from snncompile.kernels.layout import Layout
 from snncompile.kernels.preamble import CHUNK
 from snncompile.kernels.sweep import Sweeps
 from snncompile.kernels.target import Launch, Target
-from snncompile.kernels.threads import Array, Function, division, run
+from snncompile.kernels.team import Function
+from snncompile.kernels.threads import Array, division, run
 
 
 class Cpu(Target):
@@ -24,8 +25,6 @@ class Cpu(Target):
         library = build.library(source)
         names = ("forward", "backward") if sweeps.step.gradients else ("forward",)
         functions = tuple(getattr(library, name) for name in names)
-        for function in functions:
-            function.restype = None
         return source, functions
 
     def launch(self, layout: Layout, like: Tensor, dtype: torch.dtype) -> Launch:

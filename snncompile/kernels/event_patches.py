@@ -3,7 +3,6 @@
 Maps of bits are [N, H, W, B]: a pixel's channels, padded with zeros to whole words of 8 bytes.
 """
 
-import ctypes
 import math
 from typing import Any, NamedTuple
 
@@ -13,11 +12,11 @@ from torch.nn.functional import pad
 
 from snncompile.kernels import arena
 from snncompile.kernels import bits as rows_of_bits
-from snncompile.kernels.bits import Packed, pointer, row_bytes
-from snncompile.kernels.events import active, number, number_of
-from snncompile.kernels.library import functions, share
+from snncompile.kernels.bits import Packed, row_bytes
+from snncompile.kernels.events import active, number_of
+from snncompile.kernels.library import functions
 from snncompile.kernels.patch_source import SOURCE
-from snncompile.kernels.threads import worth
+from snncompile.kernels.threads import share
 
 _LONGEST = 2**31
 """Events are numbered with 32 bits."""
@@ -78,9 +77,8 @@ def pack(spikes: Tensor) -> Packed | None:
     spikes = spikes.contiguous()
     bits = torch.empty(shape, dtype=torch.uint8)
     sizes = torch.empty(images, dtype=torch.float64)
-    counts = (ctypes.c_int64(channels), ctypes.c_int64(height * width))
-    given = (pointer(spikes), *counts, pointer(bits), pointer(sizes))
-    share(library.pack_planes, images, 1, given, worth(spikes.numel()))
+    given = (spikes, channels, height * width, bits, sizes)
+    share(library.pack_planes, images, given, spikes.numel())
     size = rows_of_bits.one_size(sizes)
     return None if size is None else Packed(bits, size)
 
@@ -112,17 +110,16 @@ def convolution(
     outputs, inputs = len(weight), math.prod(weight.shape[2:]) * 8 * packed.bits.shape[3]
     by_tap = _by_tap(weight, packed)
     panels = weight.new_empty(number_of(library.padded, outputs) * inputs)
-    given = (pointer(by_tap), ctypes.c_int64(outputs), ctypes.c_int64(inputs), pointer(panels))
-    share(library.panels, number_of(library.parts, outputs), 1, given, worth(panels.numel()))
+    parts = number_of(library.parts, outputs)
+    share(library.panels, parts, (by_tap, outputs, inputs, panels), panels.numel())
     offset = weight.new_zeros(outputs) if bias is None else bias.contiguous()
     last = form == LAST
     shape = (len(packed.bits), *image, outputs) if last else (len(packed.bits), outputs, *image)
     out = arena.empty(weight, shape, weight.dtype)
     pixels = math.prod(image)
     rows, planes = len(packed.bits) * pixels, 0 if last else pixels
-    sizes = number(packed.size, weight.dtype), ctypes.c_int64(outputs), ctypes.c_int64(planes)
-    operands = (pointer(packed.bits), map_, pointer(panels), pointer(offset), *sizes, pointer(out))
-    share(library.convolve, rows, 1, operands, worth(rows * outputs))
+    given = (packed.bits, map_, panels, offset, packed.size, outputs, planes, out)
+    share(library.convolve, rows, given, rows * outputs)
     return out.permute(0, 3, 1, 2) if last else out
 
 
@@ -145,11 +142,9 @@ def weight_gradient(
     gradient = gradient.permute(0, 2, 3, 1).contiguous()
     rows, outputs, channels = len(gradient) * math.prod(image), weight[0], weight[1]
     out = gradient.new_empty(outputs, *weight[2:], 8 * packed.bits.shape[3])
-    sizes = number(packed.size, gradient.dtype), ctypes.c_int64(rows), ctypes.c_int64(outputs)
-    ones = ctypes.c_int64(active(packed.bits))
-    given = (pointer(packed.bits), ones, map_, pointer(gradient), *sizes, pointer(out))
-    parts = number_of(library.parts, outputs)
-    share(library.differentiate, parts, 1, given, worth(rows * outputs))
+    ones = active(packed.bits)
+    given = (packed.bits, ones, map_, gradient, packed.size, rows, outputs, out)
+    share(library.differentiate, number_of(library.parts, outputs), given, rows * outputs)
     return out[..., :channels].permute(0, 3, 1, 2).contiguous()
 
 
@@ -159,10 +154,10 @@ def _by_tap(weight: Tensor, packed: Packed) -> Tensor:
     return pad(weight.permute(0, 2, 3, 1), (0, missing)).contiguous()
 
 
-def _map(packed: Packed, weight: torch.Size, strides: Strides) -> tuple[Any, tuple[int, int]]:
+def _map(packed: Packed, weight: torch.Size, strides: Strides) -> tuple[Tensor, tuple[int, int]]:
     """What C calls a map, and the size of an output image."""
     images, height, width, bytes_ = packed.bits.shape
     image = strides.image(torch.Size((images, weight[1], height, width)), weight)
     words = bytes_ // 8
     taken = (height, width, words, *weight[2:], *strides.stride, *strides.padding)
-    return (ctypes.c_int64 * 13)(*taken, *strides.dilation, *image), image
+    return torch.tensor((*taken, *strides.dilation, *image)), image

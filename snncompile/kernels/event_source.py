@@ -11,7 +11,6 @@ Every sum has the order of its events, whatever the number of threads.
 
 SOURCE = r"""
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -121,8 +120,10 @@ static void transpose(const real_t *from, int64_t rows, int64_t columns, int64_t
 }
 
 /* The weight [outputs, inputs], transposed and cut into the panels [first, last). */
-int panels(int64_t first, int64_t last, const real_t *weight, int64_t outputs, int64_t inputs,
-           real_t *to) {
+int panels(PARAMETERS) {
+  const real_t *weight = given[0].p;
+  const int64_t outputs = given[1].n, inputs = given[2].n;
+  real_t *to = given[3].p;
   for (int64_t p = first; p < last; p++) {
     const int64_t n = begins(p, outputs), width = begins(p + 1, outputs) - n;
     const int64_t used = least(width, outputs - n);
@@ -199,10 +200,11 @@ static void add_span(const product_t *p, const uint8_t *bits, int64_t r, int64_t
 }
 
 /* out[r] = bias + size * the columns of the weight at the events of row r, r in [first, last) */
-int forward(int64_t first, int64_t last, const uint8_t *bits, const real_t *panels,
-            const real_t *bias, real_t size, int64_t outputs, int64_t inputs, real_t *out) {
-  const product_t p = {panels, bias, size, outputs, inputs, 0, out};
-  const int64_t stride = (inputs + 63) / 64 * 8;
+int forward(PARAMETERS) {
+  const uint8_t *bits = given[0].p;
+  const int64_t inputs = given[5].n, stride = (inputs + 63) / 64 * 8;
+  const product_t p = {given[1].p, given[2].p, (real_t)given[3].x, given[4].n, inputs, 0,
+                       given[6].p};
   const space_t s = span_space(inputs);
   for (int64_t r = first; r < last && !lacks(s); r += SPAN)
     add_span(&p, bits + r * stride, r, least(SPAN, last - r), s);
@@ -238,8 +240,11 @@ static int add_gradient(int64_t first, int64_t last, space_t s, const real_t *gr
 }
 
 /* The gradient's columns in the panels [first, last). */
-int backward(int64_t first, int64_t last, const uint8_t *bits, const real_t *gradient,
-             real_t size, int64_t rows, int64_t outputs, int64_t inputs, real_t *out) {
+int backward(PARAMETERS) {
+  const uint8_t *bits = given[0].p;
+  const real_t *gradient = given[1].p, size = (real_t)given[2].x;
+  const int64_t rows = given[3].n, outputs = given[4].n, inputs = given[5].n;
+  real_t *out = given[6].p;
   const int64_t stride = (inputs + 63) / 64 * 8, items = 8 * stride + 1;
   const space_t s =
       space(count(bits, rows * stride), items * blocks_of(rows) + 1, inputs * WIDTH);

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from snncompile.kernels import arena
-from snncompile.kernels.bits import Packed, pointer
+from snncompile.kernels.bits import Packed
 from snncompile.kernels.event_source import SOURCE
-from snncompile.kernels.library import functions, share
-from snncompile.kernels.threads import worth
+from snncompile.kernels.library import functions
+from snncompile.kernels.threads import share
 
 _LONGEST = 2**31
 """Events are numbered with 32 bits."""
@@ -42,14 +42,12 @@ def product(packed: Packed, weight: Tensor, bias: Tensor | None) -> Tensor:
     weight = weight.contiguous()
     (outputs, inputs), rows = weight.shape, len(packed.bits)
     panels = weight.new_empty(number_of(library.padded, outputs) * inputs)
-    sizes = [ctypes.c_int64(size) for size in (outputs, inputs)]
-    given = (pointer(weight), *sizes, pointer(panels))
-    share(library.panels, number_of(library.parts, outputs), 1, given, worth(weight.numel()))
+    parts = number_of(library.parts, outputs)
+    share(library.panels, parts, (weight, outputs, inputs, panels), weight.numel())
     offset = weight.new_zeros(outputs) if bias is None else bias.contiguous()
     out = arena.empty(weight, (rows, outputs), weight.dtype)
-    size = number(packed.size, weight.dtype)
-    given = (pointer(packed.bits), pointer(panels), pointer(offset), size, *sizes, pointer(out))
-    share(library.forward, rows, 1, given, worth(rows * outputs))
+    given = (packed.bits, panels, offset, packed.size, outputs, inputs, out)
+    share(library.forward, rows, given, rows * outputs)
     return out
 
 
@@ -68,25 +66,18 @@ def weight_gradient(packed: Packed, gradient: Tensor, inputs: int) -> Tensor:
     gradient = gradient.contiguous()
     rows, outputs = gradient.shape
     out = gradient.new_empty(outputs, inputs)
-    sizes = (ctypes.c_int64(size) for size in (rows, outputs, inputs))
-    size = number(packed.size, gradient.dtype)
-    given = (pointer(packed.bits), pointer(gradient), size, *sizes, pointer(out))
-    share(library.backward, number_of(library.parts, outputs), 1, given, worth(rows * outputs))
+    given = (packed.bits, gradient, packed.size, rows, outputs, inputs, out)
+    share(library.backward, number_of(library.parts, outputs), given, rows * outputs)
     return out
 
 
 def active(bits: Tensor) -> int:
     """How many ones there are among bits; a kernel has made them."""
     library: Any = functions(SOURCE, torch.float32)
-    return number_of(library.active, pointer(bits), bits.numel())
+    return number_of(library.active, ctypes.c_void_p(bits.data_ptr()), bits.numel())
 
 
 def number_of(function: Any, *arguments: Any) -> int:  # noqa: ANN401
     """What a function of C returns as int64_t; numbers it takes are such too."""
     function.restype = ctypes.c_int64
     return int(function(*(ctypes.c_int64(a) if isinstance(a, int) else a for a in arguments)))
-
-
-def number(value: float, dtype: torch.dtype) -> ctypes.c_float | ctypes.c_double:
-    """A number of C's type for a dtype."""
-    return (ctypes.c_float if dtype == torch.float32 else ctypes.c_double)(value)

@@ -12,7 +12,8 @@ from snncompile.kernels.layout import Layout
 from snncompile.kernels.step import Definition, trace
 from snncompile.kernels.sweep import Sweeps, sweeps
 from snncompile.kernels.target import Launch, Target
-from snncompile.kernels.threads import Array, Function
+from snncompile.kernels.team import Function
+from snncompile.kernels.threads import Array
 
 
 @dataclass(frozen=True)

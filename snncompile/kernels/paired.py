@@ -19,12 +19,11 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from snncompile.kernels import arithmetic, build
-from snncompile.kernels.c import PARAMETERS
 from snncompile.kernels.operands import SWITCH
 from snncompile.kernels.preamble import FLUSH, RESTORE, preamble
 from snncompile.kernels.step import NotElementwiseError, traced
 from snncompile.kernels.sweep import needed
-from snncompile.kernels.threads import Array, Division, Function, division, run
+from snncompile.kernels.threads import Array, Division, division, run
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class PairedScan:
 
     def __init__(self, form: Form, dtype: torch.dtype) -> None:
         self.form = form
-        self.function: Function = build.library(_source(form, dtype)).scan
+        self.function = build.library(_source(form, dtype)).scan
 
     def __call__(self, sequences: Sequence[Tensor], states: Sequence[Tensor]) -> list[Tensor]:
         """Run over steps.
@@ -114,15 +113,15 @@ def _source(form: Form, dtype: torch.dtype) -> str:
     if rough:
         raise NotElementwiseError(f"the rounding of {rough[0].target} is not fixed")
     addresses = [
-        f"real_t *a{k} = (real_t *)at[{k}] + t * stride[{k}] + b * 2 * n;"
+        f"real_t *a{k} = (real_t *)AT({k}) + t * STRIDE({k}) + b * 2 * n;"
         for k in range(form.arrays)
     ]
     order = "t = steps - 1; t >= 0; t--" if form.backwards else "t = 0; t < steps; t++"
     lines = (
-        f"void scan({PARAMETERS}) {{",
-        "  const int64_t steps = size[0], n = size[2];",
+        "int scan(PARAMETERS) {",
+        "  const int64_t steps = given[0].n, n = given[2].n;",
         *([FLUSH] if form.backwards else []),
-        "  for (int64_t b = size[3]; b < size[4]; b++) {",
+        "  for (int64_t b = first; b < last; b++) {",
         f"    for (int64_t {order}) {{",
         *(f"      {line}" for line in addresses),
         "      INDEPENDENT",
@@ -130,7 +129,7 @@ def _source(form: Form, dtype: torch.dtype) -> str:
         *(f"        {line}" for line in _element(form, graph, results)),
         "      }\n    }\n  }",
         *([RESTORE] if form.backwards else []),
-        "}",
+        "  return 0;\n}",
     )
     return "\n".join((preamble(dtype), *lines))
 

@@ -41,11 +41,12 @@ static void cut(const uint64_t *bits, const map_t *m, int64_t first, int64_t row
 }
 
 /* The output pixels [first, last); `image` is how many an image has, or 0 for channels-last. */
-int convolve(int64_t first, int64_t last, const uint64_t *bits, const map_t *m,
-             const real_t *panels, const real_t *bias, real_t size, int64_t outputs,
-             int64_t image, real_t *out) {
+int convolve(PARAMETERS) {
+  const uint64_t *bits = given[0].p;
+  const map_t *m = given[1].p;
   const int64_t inputs = 64 * patch_words(m);
-  const product_t p = {panels, bias, size, outputs, inputs, image, out};
+  const product_t p = {given[2].p, given[3].p, (real_t)given[4].x, given[5].n, inputs, given[6].n,
+                       given[7].p};
   const space_t s = span_space(inputs);
   uint64_t *patches = malloc((size_t)(SPAN * inputs / 8));
   const int short_of = lacks(s) || !patches;
@@ -60,9 +61,12 @@ int convolve(int64_t first, int64_t last, const uint64_t *bits, const map_t *m,
 }
 
 /* The gradient of the weight, of outputs in the panels [first, last); `active` ones in the map. */
-int differentiate(int64_t first, int64_t last, const uint64_t *bits, int64_t active,
-                  const map_t *m, const real_t *gradient, real_t size, int64_t rows,
-                  int64_t outputs, real_t *out) {
+int differentiate(PARAMETERS) {
+  const uint64_t *bits = given[0].p;
+  const int64_t active = given[1].n, rows = given[5].n, outputs = given[6].n;
+  const map_t *m = given[2].p;
+  const real_t *gradient = given[3].p, size = (real_t)given[4].x;
+  real_t *out = given[7].p;
   const int64_t words = patch_words(m), items = 64 * words + 1;
   const space_t s =
       space(active * m->taps_y * m->taps_x, items * blocks_of(rows) + 1, 64 * words * WIDTH);
@@ -84,8 +88,11 @@ int differentiate(int64_t first, int64_t last, const uint64_t *bits, int64_t act
 #define PIXELS 1024
 
 /* The bits of images [first, last) of planes, a word's half at a time; sizes as `pack` has them. */
-int pack_planes(int64_t first, int64_t last, const real_t *x, int64_t channels, int64_t pixels,
-                uint8_t *bits, double *sizes) {
+int pack_planes(PARAMETERS) {
+  const real_t *x = given[0].p;
+  const int64_t channels = given[1].n, pixels = given[2].n;
+  uint8_t *bits = given[3].p;
+  double *sizes = given[4].p;
   const int64_t halves = (channels + 63) / 64 * 2;
   for (int64_t n = first; n < last; n++) {
     const real_t *image = x + n * channels * pixels;

@@ -18,7 +18,8 @@ from snncompile.kernels import build
 from snncompile.kernels.operands import compiles, is_plain
 from snncompile.kernels.pages import request_large_pages
 from snncompile.kernels.preamble import preamble
-from snncompile.kernels.threads import Array, Function, rows, run
+from snncompile.kernels.team import Function
+from snncompile.kernels.threads import Array, rows, run
 from snncompile.kernels.tracing import while_tracing
 
 Kind: TypeAlias = Literal["max", "mean"]
@@ -32,25 +33,24 @@ _PROGRAM = """
 /* An image is `planes` planes of H rows of W columns of `inner` elements. What is pooled together
    makes `out` results: all of a plane, or channels last, where that is enough, a row of them. */
 #define BEGIN \\
-  const int64_t *s = at[0], planes = s[0], H = s[1], W = s[2], inner = s[3], row = W * inner; \\
+  const int64_t *s = AT(0), planes = s[0], H = s[1], W = s[2], inner = s[3], row = W * inner; \\
   const int64_t OH = H / KH, OW = W / KW, tall = LAST ? 1 : OH, out = tall * OW * inner; \\
-  for (int64_t p = size[3] * planes; p < size[4] * planes; p++) \\
+  for (int64_t p = first * planes; p < last * planes; p++) \\
     for (int64_t u = 0; u < OH / tall; u++) {
-#define END }
-#define WIDE(a) ((real_t *)at[a] + (p * H + u * KH) * row)
-#define NARROW(a) ((real_t *)at[a] + (p * OH / tall + u) * out)
-#define PLACE(a) ((truth_t *)at[a] + (p * OH / tall + u) * out)
+#define END } return 0;
+#define WIDE(a) ((real_t *)AT(a) + (p * H + u * KH) * row)
+#define NARROW(a) ((real_t *)AT(a) + (p * OH / tall + u) * out)
+#define PLACE(a) ((truth_t *)AT(a) + (p * OH / tall + u) * out)
 #define PLACES for (int k = 0; k < KH * KW; k++)
 #define EACH INDEPENDENT for (int64_t j = 0; j < out; j++)
 #define TAKEN x[(k / KW) * row + (k % KW) * inner + WINDOW]
-#define ARGUMENTS (const int64_t *size, void *const *at, const int64_t *a, const int64_t *b)
 
-static void clear ARGUMENTS {
-  const int64_t *s = at[0], image = s[0] * s[1] * s[2] * s[3];
+static void clear(PARAMETERS) {
+  const int64_t *s = AT(0), image = s[0] * s[1] * s[2] * s[3];
   if (s[1] % KH || s[2] % KW)
-    memset((real_t *)at[1] + size[3] * image, 0, (size[4] - size[3]) * image * sizeof(real_t));
+    memset((real_t *)AT(1) + first * image, 0, (last - first) * image * sizeof(real_t));
 }
-void max_forward ARGUMENTS {
+int max_forward(PARAMETERS) {
   BEGIN
     const real_t *x = WIDE(1); real_t *y = NARROW(2); truth_t *place = PLACE(3);
     real_t v[out]; truth_t seen[out];
@@ -69,8 +69,8 @@ void max_forward ARGUMENTS {
     }
   END
 }
-void max_backward ARGUMENTS {
-  clear(size, at, a, b);
+int max_backward(PARAMETERS) {
+  clear(first, last, given);
   BEGIN
     real_t *x = WIDE(1); const real_t *g = NARROW(2); const truth_t *place = PLACE(3);
     real_t v[out];
@@ -80,15 +80,15 @@ void max_backward ARGUMENTS {
     }
   END
 }
-void mean_forward ARGUMENTS {
+int mean_forward(PARAMETERS) {
   BEGIN
     const real_t *x = WIDE(1); real_t *y = NARROW(2);
     PLACES COLUMNS y[COLUMN] = k ? y[COLUMN] + TAKEN : TAKEN;
     EACH y[j] /= KH * KW;
   END
 }
-void mean_backward ARGUMENTS {
-  clear(size, at, a, b);
+int mean_backward(PARAMETERS) {
+  clear(first, last, given);
   BEGIN
     real_t *x = WIDE(1); const real_t *g = NARROW(2);
     PLACES COLUMNS TAKEN = g[COLUMN] / (KH * KW);
@@ -256,9 +256,7 @@ def _run(name: str, call: _Call, arrays: Sequence[Tensor], dtype: torch.dtype) -
 
 @functools.cache
 def _function(name: str, window: tuple[Any, int, int], last: bool, dtype: torch.dtype) -> Function:
-    function = getattr(build.library(_source(Window(*window), dtype, last)), name)
-    function.restype = None
-    found: Function = function
+    found: Function = getattr(build.library(_source(Window(*window), dtype, last)), name)
     return found
 
 

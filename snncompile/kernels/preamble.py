@@ -2,13 +2,14 @@
 
 import torch
 
+from snncompile.kernels.team import GIVEN
+
 CHUNK = 1024
 """Elements over which a scalar setting's gradient is summed inside a sweep. Blocks hold whole
 chunks, so that the sums do not depend on blocks."""
 
 PREAMBLE = """\
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
 #if defined(__SSE2__)
 #include <xmmintrin.h>
@@ -20,6 +21,9 @@ PREAMBLE = """\
 #else
 #define INDEPENDENT
 #endif
+#define AT(k) given[3 * (k) + 3].p
+#define STRIDE(k) given[3 * (k) + 4].n
+#define OWN(k) given[3 * (k) + 5].n
 #define real(x) ((real_t)(x))
 #define select(c, a, b) ((c) ? (a) : (b))
 """
@@ -74,4 +78,4 @@ def preamble(dtype: torch.dtype) -> str:
     functions = {name: f"{c}{suffix}" for name, c in _FUNCTIONS.items()}
     shorthands = (f"#define {name}_ {c}" for name, c in functions.items())
     types = f"typedef {real} real_t;\ntypedef unsigned char truth_t;"
-    return "\n".join((PREAMBLE, types, *shorthands, _VECTOR.format_map(functions)))
+    return "\n".join((GIVEN, PREAMBLE, types, *shorthands, _VECTOR.format_map(functions)))

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from snncompile.kernels.layout import Layout
 from snncompile.kernels.sweep import Sweeps
-from snncompile.kernels.threads import Array, Function
+from snncompile.kernels.team import Function
+from snncompile.kernels.threads import Array
 
 
 class Launch(ABC):

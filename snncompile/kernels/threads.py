@@ -1,26 +1,23 @@
 """Runs a compiled sweep over blocks of elements, on as many threads as torch may use.
 
-Threads are started for a call and end with it: none is left behind to spin, and a process may fork
-between calls. What a sweep computes does not depend on blocks and threads.
+What a sweep computes does not depend on blocks and threads.
 """
 
-import ctypes
-import threading
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from snncompile.kernels import team
 from snncompile.kernels.preamble import CHUNK
-
-Function = Callable[..., Any]
+from snncompile.kernels.team import Argument, Function
 
 _LARGEST_BLOCK = 32 * CHUNK
 """Elements scanned together: their states fit into a second-level cache, and rows of memory this
 long are prefetched well."""
-_WORTH_A_THREAD = 2**17
-"""Neuron-steps that take about as long as starting a thread."""
+_WORTH_A_THREAD = 2**15
+"""Neuron-steps that take somewhat longer than handing a part to another thread."""
 
 
 class Array(NamedTuple):
@@ -67,6 +64,21 @@ def worth(operations: int) -> int:
     return max(1, min(torch.get_num_threads(), operations // _WORTH_A_THREAD))
 
 
+def share(kernel: Function, total: int, given: Sequence[Argument], operations: int) -> None:
+    """Call a kernel for parts of a range, one for every thread that is worth it.
+
+    Args:
+        kernel: Of C, as `snncompile.kernels.team` calls them.
+        total: The end of the range, which begins at 0.
+        given: Its arguments.
+        operations: Neuron-steps, or what takes as long.
+
+    Raises:
+        MemoryError: It found no memory.
+    """
+    team.share(kernel, total, [given] * max(1, min(total, worth(operations))))
+
+
 def run(
     function: Function, size: tuple[int, int], divided: Division, arrays: Sequence[Array]
 ) -> None:
@@ -78,26 +90,14 @@ def run(
         divided: Blocks and workers.
         arrays: What it reads and writes, in its order.
     """
-    block, blocks, workers = divided
-    stride = (ctypes.c_int64 * len(arrays))(*(array.distance for array in arrays))
-    own = (ctypes.c_int64 * len(arrays))(*(array.own for array in arrays))
 
-    def work(worker: int) -> None:
-        at = (ctypes.c_void_p * len(arrays))(*(_address(array, worker) for array in arrays))
-        first, last = blocks * worker // workers, blocks * (worker + 1) // workers
-        function((ctypes.c_int64 * 5)(*size, block, first, last), at, stride, own)
+    def given(worker: int) -> list[int]:
+        found = [*size, divided.block]
+        for array in arrays:
+            found += (_address(array, worker), array.distance, array.own)
+        return found
 
-    each(work, workers)
-
-
-def each(work: Callable[[int], object], workers: int) -> None:
-    """Call a function for every worker from 0, each on a thread of its own."""
-    others = [threading.Thread(target=work, args=(worker,)) for worker in range(1, workers)]
-    for thread in others:
-        thread.start()
-    work(0)
-    for thread in others:
-        thread.join()
+    team.share(function, divided.blocks, [given(worker) for worker in range(divided.workers)])
 
 
 def _address(array: Array, worker: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from snncompile.ir import neurons
-from snncompile.kernels import build
+from snncompile.kernels import build, team
 from tests.kernels.comparison import assert_agree, fused, operands
 from tests.kernels.test_operators import LIF
 
@@ -67,9 +67,21 @@ def test_threads_that_meet_a_new_kernel_at_once_build_it_once(
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_no_more_threads_work_than_torch_may_use_and_none_stays(
+def test_without_torchs_team_as_many_threads_work_as_torch_may_use_and_none_stays(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(team, "_openmp", lambda: None)
+
+    assert len(_started(count, monkeypatch)) == count - 1
+
+
+@pytest.mark.skipif(team._openmp() is None, reason="torch here has no OpenMP that can be called")
+def test_with_torchs_team_no_thread_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not _started(3, monkeypatch)
+
+
+def _started(count: int, monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The threads that a kernel starts where torch may use so many; none is alive."""
     started: list[threading.Thread] = []
 
     class Counted(threading.Thread):
@@ -85,16 +97,16 @@ def test_no_more_threads_work_than_torch_may_use_and_none_stays(
     finally:
         torch.set_num_threads(before)
 
-    assert len(started) == count - 1
     assert not any(thread.is_alive() for thread in started)
     assert threading.active_count() == alive
+    return started
 
 
 def _split(values: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
     return values[0], tuple(values[1:])
 
 
-def test_no_thread_of_the_system_is_left_behind_either() -> None:
+def test_kernels_have_no_threads_but_torchs() -> None:
     script = (
         "import torch; torch.set_num_threads(2)\n"
         "from pathlib import Path\n"
@@ -102,7 +114,7 @@ def test_no_thread_of_the_system_is_left_behind_either() -> None:
         "count = lambda: len(list(Path('/proc/self/task').iterdir()))\n"
         "current = torch.rand(3, LARGE, requires_grad=True)\n"
         "membrane = torch.zeros(LARGE, requires_grad=True)\n"
-        "trained(current, membrane)\n"
+        "current.sum().backward()\n"
         "before = count()\n"
         "for _ in range(5): trained(current, membrane)\n"
         "print(before, count())\n"

@@ -11,7 +11,8 @@ from snncompile.kernels.build import BuildError
 from snncompile.kernels.layout import Layout
 from snncompile.kernels.sweep import Sweeps
 from snncompile.kernels.target import Launch, Target
-from snncompile.kernels.threads import Array, Function
+from snncompile.kernels.team import Function
+from snncompile.kernels.threads import Array
 from snncompile.kernels.triton.modules import module
 from snncompile.kernels.triton.source import Source, source
 
