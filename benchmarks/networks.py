@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import snntorch
 import tables
 import torch
 from measurement import Work, in_fresh_process, machine, peak_memory
 from peers_contenders import OURS, Contender
-from records import RESULTS, Row, write
+from records import RESULTS, Row, read, write
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
@@ -117,7 +118,7 @@ class Trainee:
 def trainees(model: nn.Module, options: argparse.Namespace) -> dict[str, Callable[[], Trainee]]:
     """By contender's name, made when called."""
     found = {"original": partial(Trainee, model, None)}
-    if any(part in "torch.compile" for part in options.only):
+    if any(part in "original torch.compile" for part in options.only):
         found["original torch.compile"] = partial(Trainee, model, None, compiled=True)
     for contender in tables.chosen(
         OURS, options, "tile", "event-driven layers", "recompute layers"
@@ -190,9 +191,22 @@ def main() -> None:
     print(f"# {machine()}; threads {options.threads}")
     cases = [case(name, options) for name in options.network or list(NETWORKS)[options.quick :]]
     peaks = [one.peaks() for one in cases]
-    rows = [row for one, own in zip(cases, peaks, strict=True) for row in one.rows(own, options)]
-    if options.out or not options.quick:
-        write(rows, options.out or RESULTS / "networks.csv")
+    for one, own in zip(cases, peaks, strict=True):
+        rows = list(one.rows(own, options))
+        if options.out or not options.quick:
+            record(rows, options.out or RESULTS / "networks.csv")
+
+
+def record(rows: list[Row], file: Path) -> None:
+    """Write a network's rows into a table, in place of those that they measure again."""
+
+    def what(row: Row) -> tuple[str, ...]:
+        return row["network"], row["contender"], row["threads"]
+
+    again = {what(row) for row in rows}
+    found = [row for row in read(file) if what(row) not in again] + rows
+    places = {name: place for place, name in enumerate(NETWORKS)}
+    write(sorted(found, key=lambda row: (places[row["network"]], row["threads"])), file)
 
 
 if __name__ == "__main__":

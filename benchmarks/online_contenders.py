@@ -147,6 +147,6 @@ class Bptt(Contender):
         self.update()
 
 
-def saf(plain: nn.Module, schedule: ScheduleName, **options: str) -> Transformed:
-    """The plain network through the pass; it shares the network's parameters."""
-    return snncompile.transform(plain, SAF(**options), schedule=schedule)
+def saf(plain: nn.Module, schedule: ScheduleName, *later: str, **options: str) -> Transformed:
+    """The plain network through the pass, and later ones; it shares the network's parameters."""
+    return snncompile.transform(plain, [SAF(**options), *later], schedule=schedule)

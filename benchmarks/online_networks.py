@@ -42,7 +42,7 @@ class Pair:
     shape: tuple[int, ...]
 
 
-def mlp(widths: Sequence[int] = (512, 512, 512, 512, 10), gain: float = 3.0) -> Pair:
+def mlp(widths: Sequence[int] = (512, 512, 512, 512, 10), gain: float = 4.0) -> Pair:
     """Linear layers and neurons, and a linear read-out; `gain` multiplies the weights at birth."""
 
     def make(kind: type[neuron.LIFNode]) -> nn.Module:

@@ -76,6 +76,13 @@ def contenders(pair: Pair) -> list[Contender]:
             SafSequence(f"SAF-E, {schedule}", each, plain),
             SafFinal(f"SAF-F, {schedule}", final, plain),
         ]
+    each, final = (
+        saf(pair.plain, "layers", "event-driven", variant=v) for v in ("each-step", "final")
+    )
+    found += [
+        SafSequence("SAF-E, layers, event-driven", each, plain),
+        SafFinal("SAF-F, layers, event-driven", final, plain),
+    ]
     return found
 
 
@@ -88,10 +95,18 @@ def _sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 
 
+RATE = 0.1
+"""How many of the perceptron's inputs are active in a step; its layers fire about as often."""
+
+
 def batch(pair: Pair, steps: int, size: int) -> tuple[Tensor, Tensor]:
-    """A constant frame as a sequence, [T, N, ...], and labels, [N]."""
-    frame = torch.rand(size, *pair.shape)
-    return frame.expand(steps, *frame.shape).contiguous(), torch.randint(0, 10, (size,))
+    """A sequence, [T, N, ...], and labels, [N]: of spikes, or of an image at every step."""
+    if len(pair.shape) == 1:
+        x = (torch.rand(steps, size, *pair.shape) < RATE).float()
+    else:
+        frame = torch.rand(size, *pair.shape)
+        x = frame.expand(steps, *frame.shape).contiguous()
+    return x, torch.randint(0, 10, (size,))
 
 
 def compare(name: str, options: argparse.Namespace) -> list[Row]:

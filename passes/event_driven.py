@@ -48,6 +48,10 @@ first calls and since. Where it is not, the next look is a few calls later, up t
 take less than half a millisecond are never looked at. ``EventDriven(below=0.1)`` decides by the
 share of active inputs alone, the same way in every run.
 
+A Linear that reads accumulations, as after the pass `saf`, is marked too: its product is one, so
+that it adds up the events and accumulates the sums, one step after the other; backward it
+multiplies.
+
 Inputs that are not all 0 or one other number are multiplied as ever; so are all of them one time
 step at a time (``schedule="steps"``), without a C compiler, and on a GPU. Between forward and
 backward the spikes are kept as bits. `synapses` says what every layer did.
@@ -69,6 +73,7 @@ from snncompile.errors import InputError
 from snncompile.ir.events import Events
 from snncompile.ir.layers import layer_class
 from snncompile.ir.program import Program, origin
+from snncompile.ir.traces import traces
 from snncompile.ir.two_valued import two_valued
 from snncompile.rewrite import Keeps, Pass
 
@@ -102,8 +107,8 @@ class EventDriven(Pass):
     def apply(self, program: Program) -> int:
         """Mark every such layer."""
         found = list(_synapses(program, inputs=self.inputs))
-        for node in found:
-            node.meta["events"] = Events(self.below)
+        for node, decay in found:
+            node.meta["events"] = Events(self.below, decay=decay)
         return len(found)
 
 
@@ -116,13 +121,19 @@ def synapses(program: Program) -> dict[str, Events]:
     return {origin(n): n.meta["events"] for n in program.step.nodes if "events" in n.meta}
 
 
-def _synapses(program: Program, *, inputs: bool) -> Iterator[fx.Node]:
+def _synapses(program: Program, *, inputs: bool) -> Iterator[tuple[fx.Node, float | None]]:
+    """The layers to mark, with the decay of their inputs where these are leaky counts of spikes."""
     given = program.placeholders()[: len(program.inputs)] if inputs else []
     spikes = two_valued(program, given)
+    counts = traces(program, spikes)
     for node in program.step.find_nodes(op="call_module"):
         known = _adds_up(program, node) and node.name not in program.whole
-        if known and node.args[:1] and node.args[0] in spikes and "events" not in node.meta:
-            yield node
+        if not known or not node.args or "events" in node.meta:
+            continue
+        if node.args[0] in spikes:
+            yield node, None
+        elif node.args[0] in counts and layer_class(program, node) is nn.Linear:
+            yield node, counts[cast("fx.Node", node.args[0])]
 
 
 def _adds_up(program: Program, node: fx.Node) -> bool:

@@ -123,6 +123,7 @@ _PRODUCTS: Mapping[object, tuple[int, Callable[[Sequence[Any], Tensor], int]]] =
     torch.ops.aten.addmm.default: (1, _product),
     torch.ops.aten.baddbmm.default: (1, _product),
     torch.ops.snncompile.event_linear.default: (0, _event_linear),
+    torch.ops.snncompile.event_traces.default: (0, _event_linear),
     torch.ops.snncompile.event_convolution.default: (0, _event_convolution),
 }
 """Where each operator has its input, and how the products that it adds up are counted."""

@@ -25,6 +25,7 @@ class Events:
         by_events: Whether the last call added up events, rather than multiply.
         resting: For how many calls it multiplies without a look at its inputs.
         rest: For how many it did after the last look.
+        decay: Of its inputs where they are leaky counts of spikes; None where they are spikes.
         number: Its own.
     """
 
@@ -33,6 +34,7 @@ class Events:
     by_events: bool = False
     resting: int = field(default=0, repr=False)
     rest: int = field(default=0, repr=False)
+    decay: float | None = None
     number: int = field(default_factory=lambda: next(_numbers), repr=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +54,7 @@ class Events:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Events":
         """A copied synapse reports for itself."""
-        return Events(self.below)
+        return Events(self.below, decay=self.decay)
 
 
 def numbered(number: int) -> Events | None:

@@ -4,7 +4,7 @@ Bit i of byte j of a row is element 8 j + i. Rows are padded with zeros to whole
 so that rows can be read word by word.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,6 +59,34 @@ int pack(PARAMETERS) {
       memcpy(bits + r * stride + k / 8, &word, 8);
     }
     sizes[r] = odd || !isfinite(size) ? NAN : size;
+  }
+  return 0;
+}
+
+/* What is counted up since `apart` rows before: 0 or 1 but for rounding, or else the row is odd. */
+int pack_increments(PARAMETERS) {
+  const real_t *x = given[0].p, decay = (real_t)given[3].x;
+  const int64_t width = given[1].n, apart = given[2].n * width;
+  uint8_t *bits = given[4].p, *odd = given[5].p;
+  const int64_t stride = (width + 63) / 64 * 8;
+  const real_t rounding = 4 * (sizeof(real_t) == 4 ? (real_t)0x1p-23 : (real_t)0x1p-52);
+  for (int64_t r = first; r < last; r++) {
+    lane_t others = 0;
+    for (int64_t k = 0; k < width; k += 64) {
+      uint8_t truth[64] = {0};
+      const real_t *before = x + r * width + k, *now = before + apart;
+      const int64_t n = width - k < 64 ? width - k : 64;
+      for (int64_t i = 0; i < n; i++) truth[i] = now[i] - decay * before[i] > (real_t)0.5;
+      for (int64_t i = 0; i < n; i++) {
+        const real_t kept = decay * before[i], more = now[i] - kept;
+        const real_t off = more - (more > (real_t)0.5 ? (real_t)1 : (real_t)0);
+        const real_t most = rounding * (1 + (kept < 0 ? -kept : kept));
+        others |= !((off < 0 ? -off : off) <= most);
+      }
+      const uint64_t word = packed(truth);
+      memcpy(bits + r * stride + k / 8, &word, 8);
+    }
+    odd[r] = others != 0;
   }
   return 0;
 }
@@ -120,6 +148,27 @@ def pack(values: Tensor) -> Packed | None:
     share(library.pack, rows, (values, width, bits, sizes), values.numel())
     size = one_size(sizes)
     return None if size is None else Packed(bits, size)
+
+
+def pack_increments(traces: Tensor, apart: int, decay: float) -> Packed | None:
+    """Pack what rows of leaky counts add to those before them; a kernel `fits`.
+
+    Args:
+        traces: [R, M], float32 or float64 on the CPU: decay * (the row `apart` before it) + more.
+        apart: How many rows before.
+        decay: The counts'.
+
+    Returns:
+        The bits, [R - apart, ...]; None where more than rounding tells what is added from 0 and 1.
+    """
+    library: Any = functions(_SOURCE, traces.dtype)
+    traces = traces.contiguous()
+    rows, width = len(traces) - apart, traces.shape[1]
+    bits = torch.empty(rows, row_bytes(width), dtype=torch.uint8)
+    odd = torch.empty(rows, dtype=torch.uint8)
+    given = (traces, width, apart, float(decay), bits, odd)
+    share(library.pack_increments, rows, given, traces.numel())
+    return None if bool(odd.any()) else Packed(bits, 1.0)
 
 
 def one_size(sizes: Tensor) -> float | None:

@@ -27,16 +27,17 @@ def fits(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> bool:
     return sizes and functions(SOURCE, dtype) is not None
 
 
-def product(packed: Packed, weight: Tensor, bias: Tensor | None) -> Tensor:
+def product(packed: Packed, weight: Tensor, bias: Tensor | None, ahead: int = 0) -> Tensor:
     """What a Linear makes of spikes.
 
     Args:
         packed: Rows of spikes, [R, M].
         weight: [M', M], float32 or float64 on the CPU.
         bias: [M'], or None.
+        ahead: For how many more rows there is room ahead of these.
 
     Returns:
-        size * spikes @ weight.t() + bias, [R, M'].
+        size * spikes @ weight.t() + bias, [R, M']; with the rows ahead, that hold anything.
     """
     library: Any = functions(SOURCE, weight.dtype)
     weight = weight.contiguous()
@@ -45,8 +46,8 @@ def product(packed: Packed, weight: Tensor, bias: Tensor | None) -> Tensor:
     parts = number_of(library.parts, outputs)
     share(library.panels, parts, (weight, outputs, inputs, panels), weight.numel())
     offset = weight.new_zeros(outputs) if bias is None else bias.contiguous()
-    out = arena.empty(weight, (rows, outputs), weight.dtype)
-    given = (packed.bits, panels, offset, packed.size, outputs, inputs, out)
+    out = arena.empty(weight, (ahead + rows, outputs), weight.dtype)
+    given = (packed.bits, panels, offset, packed.size, outputs, inputs, out[ahead:])
     share(library.forward, rows, given, rows * outputs)
     return out
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from snncompile.ir.events import Events
 from snncompile.kernels.event_convolution import event_convolution
 from snncompile.kernels.event_operators import event_linear
+from snncompile.kernels.event_traces import event_traces
 from snncompile.kernels.operands import is_plain
 from snncompile.runtime.choices import choices
 
-Product: TypeAlias = tuple[Tensor, Tensor, Tensor]
-"""What the operators return: the product, the spikes as bits, and what a bit stands for."""
+Product: TypeAlias = tuple[Tensor, ...]
+"""What the operators return: the product first; last, 0 where no events were added up."""
 
 _LEAST = 2**25
 """Multiplications of a product that takes half a millisecond."""
@@ -27,13 +28,16 @@ _MAP = 4
 _WATCHED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def by_events(layer: nn.Linear | nn.Conv2d, spikes: Tensor, events: Events) -> Tensor:
-    """What a layer makes of spikes.
+def by_events(
+    layer: nn.Linear | nn.Conv2d, spikes: Tensor, events: Events, steps: int = 1
+) -> Tensor:
+    """What a layer makes of spikes, or of leaky counts of spikes.
 
     Args:
         layer: A Linear or a Conv2d; of a library's layers, which may take whole sequences, a step.
         spikes: [R, ..., M], or [R, C, H, W]. Any values are right.
         events: How to choose, and where to report.
+        steps: Where R is steps times samples, and `spikes` are counts: how many.
 
     Returns:
         [R, ..., M'], or [R, M', H', W']. The dense product where there is no kernel: for other
@@ -44,7 +48,7 @@ def by_events(layer: nn.Linear | nn.Conv2d, spikes: Tensor, events: Events) -> T
     if not _fit(spikes, weight) or has_hooks(layer):
         return one_step(layer, spikes)
     if isinstance(layer, nn.Linear):
-        return _linear(layer, spikes, events)
+        return _linear(layer, spikes, events, steps)
     bias, moves = layer.bias, strides(layer)
     if moves is None or spikes.dim() != _MAP or _idles(events, _work(spikes, weight, moves)):
         return one_step(layer, spikes)
@@ -56,14 +60,21 @@ def by_events(layer: nn.Linear | nn.Conv2d, spikes: Tensor, events: Events) -> T
     return _product(product, events)
 
 
-def _linear(layer: nn.Linear, spikes: Tensor, events: Events) -> Tensor:
+def _linear(layer: nn.Linear, spikes: Tensor, events: Events, steps: int) -> Tensor:
     weight, bias = layer.weight, cast("Tensor | None", layer.bias)
-    if _idles(events, spikes.numel() * len(weight)):
+    alone = events.decay is not None and steps == 1
+    if alone or _idles(events, spikes.numel() * len(weight)):
         return one_step(layer, spikes)
     rows = spikes.reshape(-1, spikes.shape[-1])
+    decay = events.decay
 
     def product(below: float | None) -> Product:
-        found: Product = event_linear(rows, weight, bias, below, events.number)
+        number = events.number
+        found: Product = (
+            event_linear(rows, weight, bias, below, number)
+            if decay is None
+            else event_traces(rows, weight, bias, decay, steps, below, number)
+        )
         return found
 
     return _product(product, events).view(*spikes.shape[:-1], len(weight))
@@ -98,7 +109,7 @@ def _product(run: Callable[[float | None], Product], events: Events) -> Tensor:
     """The product; in what runs again it goes the way that it went first."""
     made = None if torch.compiler.is_compiling() else choices()
     repeated = None if made is None else made.repeated()
-    out, _, size = run(events.below if repeated is None else _ALWAYS if repeated else _NEVER)
+    out, *_, size = run(events.below if repeated is None else _ALWAYS if repeated else _NEVER)
     if made is not None and repeated is None:
         made.noted(bool(size != 0))
     return out

@@ -218,7 +218,9 @@ class _TileWriter:
         """A synapse that adds up its weights where few of its inputs are active."""
         (spikes,) = node.all_input_nodes
         layer = self.graph.create_node("get_attr", str(node.target))
-        args = (layer, self._fold(spikes), node.meta["events"])
+        args: tuple[Any, ...] = (layer, self._fold(spikes), node.meta["events"])
+        if node.meta["events"].decay is not None:
+            args += (self.steps,)
         self.folded[node] = self._call(by_events, *args, name=node.name)
 
     def _wanted(self, component: Component, neuron: fx.Node) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from snncompile.ir.accumulation import accumulating, leaky, settled
 from snncompile.ir.affine import SUMS, is_synapse
 from snncompile.ir.charges import Charge
 from snncompile.ir.operations import call_name
-from snncompile.ir.program import Program, State, origin, value_of
+from snncompile.ir.program import Dimension, Program, State, origin, value_of
 from snncompile.saf.sources import SUBTRACTING, Sources, decay_key, emission, is_read_out
 from snncompile.saf.writer import Writer
 
@@ -208,8 +208,7 @@ class Rewriting(ABC):
             owner, _, _ = state.label.rpartition(".")
             label = f"{owner}.accumulation" if owner else "accumulation"
             return State("", label, 0.0, state.shape, state.carried)
-        shape = ("N", *value_of(node).shape[1:])
-        return State("", f"{origin(node)}.accumulation", 0.0, shape, self.carried)
+        return State("", f"{origin(node)}.accumulation", 0.0, state_shape(node), self.carried)
 
     @property
     def carried(self) -> bool:
@@ -278,3 +277,8 @@ class Rewriting(ABC):
             seen[found] = None
             waiting += found.all_input_nodes
         return seen
+
+
+def state_shape(node: fx.Node) -> tuple[Dimension, ...]:
+    """The shape of a state that is like a node's value; only its batch may vary."""
+    return "N", *(int(size) for size in value_of(node).shape[1:])

@@ -20,7 +20,7 @@ from snncompile.ir.charges import Charge, Decay
 from snncompile.ir.operations import call_name, is_reshape
 from snncompile.ir.program import Program, State, value_of
 from snncompile.ir.synapses import functional_form
-from snncompile.saf.rewriting import Rewriting
+from snncompile.saf.rewriting import Rewriting, state_shape
 from snncompile.saf.sources import Sources
 
 Bias: TypeAlias = Literal["step", "accumulated"]
@@ -66,8 +66,7 @@ class SequenceUpdate(Rewriting):
     def read(self, node: fx.Node, decay: Charge) -> fx.Node:
         """What a step added to the accumulation of what is read, its bias counted once."""
         after = self._complete(node, decay, detached=True)
-        shape = ("N", *value_of(node).shape[1:])
-        state = State("", f"{node.name}.accumulation", 0.0, shape, self.carried)
+        state = State("", f"{node.name}.accumulation", 0.0, state_shape(node), self.carried)
         before = self.writer.state(state, lambda: after)
         return self.writer.call(difference, after, before, charge=self.setting(decay))
 
