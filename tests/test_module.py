@@ -5,8 +5,6 @@
 import copy
 import io
 import pickle
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -234,14 +232,6 @@ def test_torch_compile_takes_it_as_one_graph(schedule: ScheduleName) -> None:
     compiled = torch.compile(fast, backend="eager", fullgraph=True)
 
     assert all(torch.equal(a, b) for a, b in zip(compiled(x), wanted, strict=True))
-
-
-@pytest.fixture
-def process_group(tmp_path: Path) -> Iterator[None]:
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)  # type: ignore[attr-defined]
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.usefixtures("process_group")

@@ -8,6 +8,7 @@ Linear that it stands for.
 """
 
 from collections.abc import Hashable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -47,36 +48,41 @@ def event_traces(  # noqa: PLR0913, PLR0917
     Returns:
         The product, [T * N, M'], and 1, or 0 where no events were added up.
     """
-    inputs, outputs, first = traces.shape[1], len(weight), len(traces) // steps
-    rows = len(traces) - first
-    packed, share = None, None
-    if events.fits(rows, inputs, outputs, traces.dtype):
-        packed = pack_increments(traces, first, decay)
-    if packed is not None:
-        share = events.active(packed.bits) / (rows * inputs)
-
-    def dense() -> tuple[Tensor, Packed | None]:
-        return linear(traces, weight, bias), None
-
-    def added() -> tuple[Tensor, Packed | None] | None:
-        return packed and (_accumulated(traces, packed, weight, bias, decay), packed)
-
-    def price(share: float) -> tuple[Hashable, tuple[int, float]]:
-        count = costs.units(share * rows * inputs, rows, inputs, outputs)
-        return costs.kind(("traces", steps), rows, weight.shape, weight.dtype), (rows, count)
-
-    out, found = costs.chosen(share, below, price, dense, added)
-    tell(report, share, found)
-    return out, traces.new_full((), found is not None, dtype=torch.float64)
+    first = len(traces) // steps
+    rows, inputs, outputs = len(traces) - first, traces.shape[1], len(weight)
+    known = events.fits(rows, inputs, outputs, traces.dtype)
+    packed = pack_increments(traces, first, decay) if known else None
+    share = None if packed is None else events.active(packed.bits) / (rows * inputs)
+    price = partial(_price, steps, rows, weight)
+    dense = partial(_dense, traces, weight, bias)
+    added = partial(_added, traces, packed, weight, bias, decay)
+    out, by_events = costs.chosen(share, below, price, dense, added)
+    tell(report, share, packed if by_events else None)
+    return out, traces.new_full((), by_events, dtype=torch.float64)
 
 
-def _accumulated(
-    traces: Tensor, packed: Packed, weight: Tensor, bias: Tensor | None, decay: float
-) -> Tensor:
-    """The product from the spikes of all steps but the first.
+def _price(
+    steps: int, rows: int, weight: Tensor, share: float
+) -> tuple[Hashable, tuple[int, float]]:
+    """What `event_costs` wants to know of a product where so many inputs are active."""
+    outputs, inputs = weight.shape
+    count = costs.units(share * rows * inputs, rows, inputs, outputs)
+    return costs.kind(("traces", steps), rows, weight.shape, weight.dtype), (rows, count)
+
+
+def _dense(traces: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, bool]:
+    return linear(traces, weight, bias), False
+
+
+def _added(
+    traces: Tensor, packed: Packed | None, weight: Tensor, bias: Tensor | None, decay: float
+) -> tuple[Tensor, bool] | None:
+    """The product from the spikes; of the first step from the counts, where they are no spikes.
 
     With a bias, W a[t] + b = decay * (W a[t-1] + b) + W s[t] + (1 - decay) b.
     """
+    if packed is None:
+        return None
     first = len(traces) - len(packed.bits)
     shift = None if bias is None else (1 - decay) * bias
     out = events.product(packed, weight, shift, ahead=first)
@@ -88,7 +94,7 @@ def _accumulated(
         steps[0] = events.product(begun, weight, bias)
     for before, step in pairwise(steps):
         step.add_(before, alpha=decay)
-    return out
+    return out, True
 
 
 @event_traces.register_fake  # pyright: ignore[reportUnknownMemberType]

@@ -4,7 +4,6 @@
 
 import copy
 import json
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -177,18 +176,15 @@ def test_compiled_networks_are_compared_as_they_run() -> None:
     torch.compiler.reset()
 
 
-def test_distributed_networks_are_looked_through(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("process_group")
+def test_distributed_networks_are_looked_through() -> None:
     model, x = HandWritten(), 2 * torch.rand(6, 3, 6)
     fast = Transformed(model, (), "layers", None)
     fast(x)
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)  # type: ignore[attr-defined]
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        wrapped = DistributedDataParallel(fast)
-        report = verify(model, wrapped, x)
-        wrapped(x)[0].sum().backward()
-    finally:
-        torch.distributed.destroy_process_group()
+
+    wrapped = DistributedDataParallel(fast)
+    report = verify(model, wrapped, x)
+    wrapped(x)[0].sum().backward()
 
     assert report.ok
     assert report.gradients
