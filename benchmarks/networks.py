@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 
 import snntorch
 import tables
 import torch
 from measurement import Work, in_fresh_process, machine, peak_memory
 from peers_contenders import OURS, Contender
-from records import RESULTS, Row, read, write
+from records import RESULTS, Row, merged, read, write
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
@@ -194,19 +193,8 @@ def main() -> None:
     for one, own in zip(cases, peaks, strict=True):
         rows = list(one.rows(own, options))
         if options.out or not options.quick:
-            record(rows, options.out or RESULTS / "networks.csv")
-
-
-def record(rows: list[Row], file: Path) -> None:
-    """Write a network's rows into a table, in place of those that they measure again."""
-
-    def what(row: Row) -> tuple[str, ...]:
-        return row["network"], row["contender"], row["threads"]
-
-    again = {what(row) for row in rows}
-    found = [row for row in read(file) if what(row) not in again] + rows
-    places = {name: place for place, name in enumerate(NETWORKS)}
-    write(sorted(found, key=lambda row: (places[row["network"]], row["threads"])), file)
+            file = options.out or RESULTS / "networks.csv"
+            write(merged(read(file), rows), file)
 
 
 if __name__ == "__main__":

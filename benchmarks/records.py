@@ -32,10 +32,10 @@ def merged(before: Iterable[Row], rows: Sequence[Row]) -> list[Row]:
     """Earlier rows of what was not measured now, then the new rows; sorted by case."""
 
     def case(row: Row) -> tuple[str, int, int, int]:
-        return row["network"], int(row["T"]), int(row["batch"]), int(row["width"])
+        return row["network"], int(row["T"]), int(row["batch"]), int(row.get("width", 0))
 
     def entry(row: Row) -> tuple[object, ...]:
-        return *case(row), row["contender"], row["threads"], row["denormals"]
+        return *case(row), row["contender"], row["threads"], row.get("denormals")
 
     measured_now = {entry(row) for row in rows}
     earlier = [row for row in before if entry(row) not in measured_now]

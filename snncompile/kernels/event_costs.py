@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Result = TypeVar("Result")
 
@@ -75,6 +76,22 @@ def units(events: float, rows: int, inputs: int, outputs: int) -> float:
     weights are ratios of times that were measured.
     """
     return events * outputs + 20 * rows * outputs + 14 * rows * inputs + 25 * inputs * outputs
+
+
+def price(
+    what: Hashable, rows: int, weight: Tensor, share: float
+) -> tuple[Hashable, tuple[int, float]]:
+    """The kind and the size, as `faster` takes them, of a Linear on rows of spikes.
+
+    Args:
+        what: Which operator multiplies.
+        rows: R.
+        weight: [M', M].
+        share: Which part of the inputs is active.
+    """
+    outputs, inputs = weight.shape
+    count = units(share * rows * inputs, rows, inputs, outputs)
+    return kind(what, rows, weight.shape, weight.dtype), (rows, count)
 
 
 def chosen(

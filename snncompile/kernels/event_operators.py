@@ -5,7 +5,7 @@ they all have one size; at all of them, if events promise to be faster. What it 
 dense product, with its bits. For the backward pass it keeps the spikes as bits where it has them.
 """
 
-from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,10 +69,7 @@ def _product(
         packed = pack(spikes)
         return None if packed is None else (events.product(packed, weight, bias), packed)
 
-    def price(share: float) -> tuple[Hashable, tuple[int, float]]:
-        count = costs.units(share * rows * inputs, rows, inputs, outputs)
-        return costs.kind("product", rows, weight.shape, weight.dtype), (rows, count)
-
+    price = partial(costs.price, "product", rows, weight)
     return share, *costs.chosen(share, below, price, dense, added)
 
 

@@ -7,7 +7,6 @@ spikes where the sequence begins at rest, and multiplied where it does not. Back
 Linear that it stands for.
 """
 
-from collections.abc import Hashable
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -41,8 +40,8 @@ def event_traces(  # noqa: PLR0913, PLR0917
         bias: [M'], or None.
         decay: Theirs.
         steps: T, at least 2.
-        below: Add up events where at most this share of the inputs is active; None measures which
-            way is faster.
+        below: Add up events where at most this share of the inputs is active, none below 0; None
+            measures which way is faster.
         report: The number of the `Events` to report to, if there is one.
 
     Returns:
@@ -50,24 +49,16 @@ def event_traces(  # noqa: PLR0913, PLR0917
     """
     first = len(traces) // steps
     rows, inputs, outputs = len(traces) - first, traces.shape[1], len(weight)
-    known = events.fits(rows, inputs, outputs, traces.dtype)
+    asked = below is None or below >= 0
+    known = asked and events.fits(rows, inputs, outputs, traces.dtype)
     packed = pack_increments(traces, first, decay) if known else None
     share = None if packed is None else events.active(packed.bits) / (rows * inputs)
-    price = partial(_price, steps, rows, weight)
+    price = partial(costs.price, ("traces", steps), rows, weight)
     dense = partial(_dense, traces, weight, bias)
     added = partial(_added, traces, packed, weight, bias, decay)
     out, by_events = costs.chosen(share, below, price, dense, added)
     tell(report, share, packed if by_events else None)
     return out, traces.new_full((), by_events, dtype=torch.float64)
-
-
-def _price(
-    steps: int, rows: int, weight: Tensor, share: float
-) -> tuple[Hashable, tuple[int, float]]:
-    """What `event_costs` wants to know of a product where so many inputs are active."""
-    outputs, inputs = weight.shape
-    count = costs.units(share * rows * inputs, rows, inputs, outputs)
-    return costs.kind(("traces", steps), rows, weight.shape, weight.dtype), (rows, count)
 
 
 def _dense(traces: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, bool]:
@@ -98,15 +89,7 @@ def _added(
 
 
 @event_traces.register_fake  # pyright: ignore[reportUnknownMemberType]
-def _(  # noqa: PLR0913, PLR0917
-    traces: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    decay: float,
-    steps: int,
-    below: float | None,
-    report: int,
-) -> tuple[Tensor, Tensor]:
+def _(traces: Tensor, weight: Tensor, *_others: object) -> tuple[Tensor, Tensor]:
     return traces.new_empty(len(traces), len(weight)), traces.new_empty((), dtype=torch.float64)
 
 

@@ -2,8 +2,7 @@
 
 torch's operators run in a team of OpenMP's threads, which wait a little for the next operator. A
 kernel that starts threads of its own pays for their start, and shares the processor with those that
-wait. So kernels are handed to the same team: they begin within microseconds, and leave nothing
-behind that torch has not left behind.
+wait. So kernels are handed to the same team, and leave no thread behind that torch has not.
 
 A kernel of C is ``int kernel(int64_t first, int64_t last, const given_t *given)``: what it does to
 the part [first, last) of its range, with arguments that are numbers and addresses. It returns 0, or

@@ -46,7 +46,7 @@ class Division(NamedTuple):
 
 def division(steps: int, width: int) -> Division:
     """Divide the elements of a step among the threads that torch may use now."""
-    workers = worth(steps * width)
+    workers = _worth(steps * width)
     rounds = -(-width // (_LARGEST_BLOCK * workers))
     chunks = -(-width // (CHUNK * workers * max(1, rounds)))
     block = CHUNK * max(1, chunks)
@@ -56,10 +56,10 @@ def division(steps: int, width: int) -> Division:
 
 def rows(count: int, width: int) -> Division:
     """Divide rows of some elements each, of which nothing is shared, among those threads."""
-    return Division(1, count, max(1, min(count, worth(count * width))))
+    return Division(1, count, max(1, min(count, _worth(count * width))))
 
 
-def worth(operations: int) -> int:
+def _worth(operations: int) -> int:
     """How many threads are worth their start for so many neuron-steps, or what takes as long."""
     return max(1, min(torch.get_num_threads(), operations // _WORTH_A_THREAD))
 
@@ -76,7 +76,7 @@ def share(kernel: Function, total: int, given: Sequence[Argument], operations: i
     Raises:
         MemoryError: It found no memory.
     """
-    team.share(kernel, total, [given] * max(1, min(total, worth(operations))))
+    team.share(kernel, total, [given] * max(1, min(total, _worth(operations))))
 
 
 def run(

@@ -10,9 +10,6 @@ from torch.nn.functional import linear
 from snncompile.ir.events import Events
 from snncompile.kernels.bits import pack_increments, unpack
 from snncompile.kernels.event_traces import event_traces
-from snncompile.kernels.library import functions
-
-pytestmark = pytest.mark.skipif(functions("", torch.float32) is None, reason="needs a compiler")
 
 
 def counted(spikes: Tensor, decay: float, before: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,9 +76,23 @@ def test_without_torchs_team_as_many_threads_work_as_torch_may_use_and_none_stay
     assert len(_started(count, monkeypatch)) == count - 1
 
 
-@pytest.mark.skipif(team._openmp() is None, reason="torch here has no OpenMP that can be called")
-def test_with_torchs_team_no_thread_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_team_no_thread_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def openmp(member: Any, shared: Any, threads: int, _flags: int) -> None:
+        asked.append(threads)
+        member(shared)
+
+    monkeypatch.setattr(team, "_openmp", lambda: openmp)
+
     assert not _started(3, monkeypatch)
+    assert asked == [3]
+
+
+def test_the_team_is_found_where_torch_has_gnus_openmp() -> None:
+    linux = (Path(torch.__file__).parent / "lib" / "libtorch_cpu.so").exists()
+
+    assert (team._openmp() is not None) == linux
 
 
 def _started(count: int, monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
