@@ -18,6 +18,7 @@ from snncompile.passes.recompute import Recompute
 from snncompile.passes.reversible import Reversible
 from snncompile.passes.saf import SAF
 from snncompile.passes.single_spike import SingleSpike
+from snncompile.passes.small_maps import SmallMaps
 from snncompile.rewrite import Pass
 
 PASSES: tuple[type[Pass], ...] = (
@@ -32,6 +33,7 @@ PASSES: tuple[type[Pass], ...] = (
     Binarize,
     MultiPrecision,
     Deploy,
+    SmallMaps,
     ChannelsLast,
 )
 """Every pass."""

@@ -16,6 +16,8 @@ from snncompile.ir.program import Program
 Need: TypeAlias = int | Callable[[nn.Module], int]
 """How many dimensions a layer's input has when its first one is the batch, or more."""
 
+_WATCHED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 def layer_class(program: Program, node: fx.Node) -> type[nn.Module] | None:
     """The known torch.nn class whose forward one step of a call_module node runs; else None."""
@@ -58,6 +60,11 @@ def uses_batch_statistics(module: nn.Module) -> bool:
     if isinstance(module, _InstanceNorm):
         return module.training and module.track_running_stats
     return module.training or module.running_mean is None
+
+
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether something watches the layer's calls, and wants to see spikes."""
+    return any(getattr(layer, name) for name in _WATCHED)
 
 
 def _beside(name: str) -> Callable[[nn.Module], int]:

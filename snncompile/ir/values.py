@@ -100,7 +100,7 @@ def fake_parameters(root: nn.Module, mode: FakeTensorMode) -> Generator[dict[str
     fakes = {id(tensor): mode.from_tensor(tensor, static_shapes=True) for _, tensor in named}
     replaced: dict[str, Tensor] = {name: fakes[id(tensor)] for name, tensor in named}
     averaging = [m for m in root.modules() if isinstance(m, _BATCH_NORMS) and m.momentum is None]
-    with _reparametrize_module(root, replaced, tie_weights=True):
+    with _reparametrize_module(root, replaced, tie_weights=True, stack_weights=True):
         try:
             for module in averaging:  # its momentum is read off a counter, whose value fakes lack
                 module.momentum = 1.0

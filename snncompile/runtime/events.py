@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from snncompile.ir.events import Events
+from snncompile.ir.layers import has_hooks
 from snncompile.kernels.event_convolution import event_convolution
 from snncompile.kernels.event_operators import event_linear
 from snncompile.kernels.event_traces import event_traces
@@ -24,8 +25,6 @@ _ALWAYS, _NEVER = 2.0, -1.0
 
 _MAP = 4
 """Dimensions of a batch of maps."""
-
-_WATCHED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def by_events(
@@ -137,11 +136,6 @@ def one_step(layer: nn.Module, spikes: Tensor) -> Tensor:
     forward: Any = nn.Linear.forward if isinstance(layer, nn.Linear) else nn.Conv2d.forward
     plain = type(layer).forward is forward
     return cast("Tensor", layer(spikes) if plain else forward(layer, spikes))
-
-
-def has_hooks(layer: nn.Module) -> bool:
-    """Whether something watches the layer's calls, and wants to see spikes."""
-    return any(getattr(layer, name) for name in _WATCHED)
 
 
 def _fit(spikes: Tensor, weight: Tensor) -> bool:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from snncompile.ir.layers import has_hooks
 from snncompile.ir.single_spike import single_spike
 from snncompile.kernels.scan import FusedScan
 from snncompile.kernels.settings import Settings, fill
-from snncompile.runtime.events import has_hooks, one_step
+from snncompile.runtime.events import one_step
 from snncompile.runtime.scan import NeuronScan
 from snncompile.runtime.single_spike import States, first_spikes, written
 

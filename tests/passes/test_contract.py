@@ -111,6 +111,17 @@ def masked() -> Program:
     return step.program(first)
 
 
+def beside_a_pixel() -> Program:
+    """A convolution, a LIF neuron, a pooling and a Linear, all for maps of more than one pixel."""
+    torch.manual_seed(0)
+    layers = {"conv": nn.Conv2d(2, 3, 3, padding=1), "pool": nn.AdaptiveAvgPool2d(2)}
+    step = Step(dyadic_(nn.ModuleDict({**layers, "head": nn.Linear(12, 2)}), 4.0))
+    x, membrane = step.input("x", 2, 1, 1), step.state("lif.membrane", 3, 1, 1)
+    spikes = step.lif(step.module("conv", x), membrane, "lif")
+    pooled = step.module("pool", spikes)
+    return step.program(step.module("head", step.call(torch.flatten, pooled, 1)))
+
+
 EXAMPLES: dict[str, Callable[[], Program]] = {
     "fuse-batchnorm": normalised,
     "reversible": hard_reset,
@@ -120,6 +131,7 @@ EXAMPLES: dict[str, Callable[[], Program]] = {
     "multi-precision": fed,
     "deploy": binary,
     "one-step": on_a_map,
+    "small-maps": beside_a_pixel,
     "channels-last": on_a_map,
     "parallel": lambda: feedforward((8, 16)),
     "single-spike": masked,
