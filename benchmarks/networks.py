@@ -83,6 +83,15 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 
 
+SMALL = Contender(
+    "snncompile small-maps, event-driven, channels-last",
+    passes=("small-maps", "event-driven", "channels-last"),
+    schedule="layers",
+)
+UNLIKE = ("tile", "event-driven layers", "recompute layers")
+"""Contenders that are left out."""
+
+
 @dataclass
 class Trainee:
     """A copy of a network in training, run by a contender."""
@@ -119,9 +128,7 @@ def trainees(model: nn.Module, options: argparse.Namespace) -> dict[str, Callabl
     found = {"original": partial(Trainee, model, None)}
     if any(part in "original torch.compile" for part in options.only):
         found["original torch.compile"] = partial(Trainee, model, None, compiled=True)
-    for contender in tables.chosen(
-        OURS, options, "tile", "event-driven layers", "recompute layers"
-    ):
+    for contender in tables.chosen((*OURS, SMALL), options, *UNLIKE):
         found[contender.name] = partial(Trainee, model, contender)
     return found
 

@@ -28,14 +28,24 @@ def read(source: str | Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def merged(before: Iterable[Row], rows: Sequence[Row]) -> list[Row]:
-    """Earlier rows of what was not measured now, then the new rows; sorted by case."""
+def merged(before: Iterable[Row], rows: Sequence[Row], *, beside: bool = False) -> list[Row]:
+    """Earlier rows and new rows, sorted by case.
+
+    Rows of one case are compared with one another, so they must be of one run: of a case that was
+    measured now no earlier row is left.
+
+    Args:
+        before: Earlier rows.
+        rows: New rows.
+        beside: The new rows are of a contender that can't be measured in one process with the
+            others: only its own earlier rows go.
+    """
 
     def case(row: Row) -> tuple[str, int, int, int]:
         return row["network"], int(row["T"]), int(row["batch"]), int(row.get("width", 0))
 
     def entry(row: Row) -> tuple[object, ...]:
-        return *case(row), row["contender"], row["threads"], row.get("denormals")
+        return (*case(row), row["contender"]) if beside else case(row)
 
     measured_now = {entry(row) for row in rows}
     earlier = [row for row in before if entry(row) not in measured_now]

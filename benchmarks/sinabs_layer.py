@@ -62,7 +62,7 @@ def main() -> None:
     rows = [measured(threads, train) | {"peak MiB": f"{peak:.2f}"} for threads in options.threads]
     for row in rows:
         print("  ".join(row.values()))
-    write(merged(read("neuron_layer"), rows), RESULTS / "neuron_layer.csv")
+    write(merged(read("neuron_layer"), rows, beside=True), RESULTS / "neuron_layer.csv")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ def networks() -> Iterable[str]:
     for name in dict.fromkeys(row["network"] for row in rows):
         for contender in dict.fromkeys(row["contender"] for row in rows):
             own = one(rows, {"network": name, "contender": contender})
+            if not own:
+                continue
             times = {
                 row["threads"]: row["process ms" if row["threads"] == "1" else "wall ms"]
                 for row in own
@@ -58,7 +60,7 @@ def networks() -> Iterable[str]:
                 contender,
                 times.get("1", "-"),
                 times.get("2", "-"),
-                own[0]["peak MiB"] if own else "-",
+                own[0]["peak MiB"],
             )
             yield f"| {' | '.join(cells)} |"
 

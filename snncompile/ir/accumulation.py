@@ -187,7 +187,10 @@ def shifted(current: Tensor, offset: Tensor, count: Tensor, *, charge: Charge) -
         count: The count before this step; broadcasts to the current from [N, 1, ...].
         charge: Its decay is the accumulation's.
     """
-    return current + (leaky(charge).decay * count) * offset
+    rest = (leaky(charge).decay * count) * offset
+    # a large new tensor takes longer than a sum: one is enough where the rest is as large
+    alike = rest.shape == current.shape and rest.dtype == current.dtype
+    return rest.add_(current) if alike else current + rest
 
 
 def difference(accumulated: Tensor, before: Tensor, *, charge: Charge) -> Tensor:
