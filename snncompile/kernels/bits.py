@@ -175,9 +175,9 @@ def one_size(sizes: Tensor) -> float | None:
     """What a 1 stands for, of all rows; 1 where they are silent, None where it differs."""
     if not len(sizes):
         return 1.0
-    least, most = float(sizes.min()), float(sizes.max())
+    least, most = map(float, sizes.aminmax())
     size = most or least
-    if not bool(((sizes == 0) | (sizes == size)).all()):
+    if least != most and not bool(((sizes == 0) | (sizes == size)).all()):
         return None
     return size or 1.0
 

@@ -19,12 +19,13 @@ from snncompile.kernels.bits import Packed, row_bytes
 from snncompile.kernels.event_operators import refuse, tell
 from snncompile.kernels.event_patches import LAST, Strides
 from snncompile.kernels.events import active
+from snncompile.kernels.operator import operator
 
 _IMAGES, _LINES = 8, 4
 """About how many images are looked at first, and how many lines of each."""
 
 
-@torch.library.custom_op("snncompile::event_convolution", mutates_args=())
+@operator("snncompile::event_convolution")
 def event_convolution(  # noqa: PLR0913, PLR0917
     spikes: Tensor,
     weight: Tensor,
@@ -109,7 +110,7 @@ def _price(  # noqa: PLR0913, PLR0917
     return costs.kind((what, moves, spikes[2:]), rows, weight, dtype), (rows, count)
 
 
-@event_convolution.register_fake  # pyright: ignore[reportUnknownMemberType]
+@event_convolution.register_fake
 def _(  # noqa: PLR0913, PLR0917
     spikes: Tensor,
     weight: Tensor,
@@ -124,7 +125,7 @@ def _(  # noqa: PLR0913, PLR0917
     return out, _no_bits(spikes), spikes.new_empty((), dtype=torch.float64)
 
 
-@torch.library.custom_op("snncompile::event_convolution_gradient", mutates_args=())
+@operator("snncompile::event_convolution_gradient")
 def event_convolution_gradient(  # noqa: PLR0913, PLR0917
     gradient: Tensor,
     spikes: Tensor | None,
@@ -166,7 +167,7 @@ def event_convolution_gradient(  # noqa: PLR0913, PLR0917
     return costs.faster(*price, dense, added)
 
 
-@event_convolution_gradient.register_fake  # pyright: ignore[reportUnknownMemberType]
+@event_convolution_gradient.register_fake
 def _(  # noqa: PLR0913, PLR0917
     gradient: Tensor,
     spikes: Tensor | None,
@@ -179,7 +180,7 @@ def _(  # noqa: PLR0913, PLR0917
     return weight.new_empty(weight.shape)
 
 
-event_convolution_gradient.register_autograd(refuse)  # pyright: ignore[reportUnknownMemberType]
+event_convolution_gradient.register_autograd(refuse)
 
 
 def _backward(
@@ -230,6 +231,4 @@ def _unset(shape: torch.Size, dtype: torch.dtype, form: torch.memory_format) -> 
     return torch.empty(shape, dtype=dtype, memory_format=form)
 
 
-event_convolution.register_autograd(  # pyright: ignore[reportUnknownMemberType]
-    _differentiate, setup_context=_keep
-)
+event_convolution.register_autograd(_differentiate, _keep)

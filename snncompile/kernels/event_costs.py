@@ -75,7 +75,7 @@ def units(events: float, rows: int, inputs: int, outputs: int) -> float:
     Beside the additions there are results to be written, and operands to be laid out anew. The
     weights are ratios of times that were measured.
     """
-    return events * outputs + 20 * rows * outputs + 14 * rows * inputs + 25 * inputs * outputs
+    return events * outputs + 20 * rows * outputs + 14 * rows * inputs + 12 * inputs * outputs
 
 
 def price(

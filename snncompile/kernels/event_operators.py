@@ -18,12 +18,13 @@ from snncompile.kernels import arena, events
 from snncompile.kernels import event_costs as costs
 from snncompile.kernels.bits import Packed, pack, row_bytes, unpack
 from snncompile.kernels.operands import is_plain
+from snncompile.kernels.operator import operator
 
 _SAMPLE = 64
-"""About how many rows are looked at first."""
+"""About how many rows are looked at first; up to eight times as many are looked at at once."""
 
 
-@torch.library.custom_op("snncompile::event_linear", mutates_args=())
+@operator("snncompile::event_linear")
 def event_linear(
     spikes: Tensor, weight: Tensor, bias: Tensor | None, below: float | None, report: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,27 +61,22 @@ def _product(
 ) -> tuple[float | None, Tensor, Packed | None]:
     """The share of active inputs, if known; the product, and the bits it was made from, if any."""
     (rows, inputs), outputs = spikes.shape, len(weight)
-    share = _share(spikes) if events.fits(rows, inputs, outputs, spikes.dtype) else None
+    every = 1 if rows < 8 * _SAMPLE else rows // _SAMPLE
+    seen = pack(spikes[::every]) if events.fits(rows, inputs, outputs, spikes.dtype) else None
+    share = None if seen is None else events.active(seen.bits) / (len(seen.bits) * inputs)
 
     def dense() -> tuple[Tensor, Packed | None]:
         return linear(spikes, weight, bias), None
 
     def added() -> tuple[Tensor, Packed | None] | None:
-        packed = pack(spikes)
+        packed = seen if every == 1 else pack(spikes)
         return None if packed is None else (events.product(packed, weight, bias), packed)
 
     price = partial(costs.price, "product", rows, weight)
     return share, *costs.chosen(share, below, price, dense, added)
 
 
-def _share(spikes: Tensor) -> float | None:
-    """Which part of a sample is active; None where it has more than one size."""
-    sample = spikes[:: max(1, len(spikes) // _SAMPLE)]
-    packed = pack(sample)
-    return None if packed is None else events.active(packed.bits) / sample.numel()
-
-
-@event_linear.register_fake  # pyright: ignore[reportUnknownMemberType]
+@event_linear.register_fake
 def _(
     spikes: Tensor, weight: Tensor, bias: Tensor | None, below: float | None, report: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,7 +86,7 @@ def _(
     return out, bits, spikes.new_empty((), dtype=torch.float64)
 
 
-@torch.library.custom_op("snncompile::event_weight_gradient", mutates_args=())
+@operator("snncompile::event_weight_gradient")
 def event_weight_gradient(  # noqa: PLR0913, PLR0917
     gradient: Tensor,
     spikes: Tensor | None,
@@ -131,7 +127,7 @@ def event_weight_gradient(  # noqa: PLR0913, PLR0917
     return costs.faster(kind, (rows, count), dense, added)
 
 
-@event_weight_gradient.register_fake  # pyright: ignore[reportUnknownMemberType]
+@event_weight_gradient.register_fake
 def _(  # noqa: PLR0913, PLR0917
     gradient: Tensor,
     spikes: Tensor | None,
@@ -169,9 +165,7 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:  # n
     return of_spikes, of_weight, of_bias, None, None
 
 
-event_linear.register_autograd(  # pyright: ignore[reportUnknownMemberType]
-    _differentiate, setup_context=_keep
-)
+event_linear.register_autograd(_differentiate, _keep)
 
 
 def _multiplied(gradient: Tensor, weight: Tensor) -> Tensor:
@@ -190,4 +184,4 @@ def refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
     )
 
 
-event_weight_gradient.register_autograd(refuse)  # pyright: ignore[reportUnknownMemberType]
+event_weight_gradient.register_autograd(refuse)

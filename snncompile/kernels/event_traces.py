@@ -19,9 +19,10 @@ from snncompile.kernels import event_costs as costs
 from snncompile.kernels import events
 from snncompile.kernels.bits import Packed, pack, pack_increments
 from snncompile.kernels.event_operators import tell
+from snncompile.kernels.operator import operator
 
 
-@torch.library.custom_op("snncompile::event_traces", mutates_args=())
+@operator("snncompile::event_traces")
 def event_traces(  # noqa: PLR0913, PLR0917
     traces: Tensor,
     weight: Tensor,
@@ -88,7 +89,7 @@ def _added(
     return out, True
 
 
-@event_traces.register_fake  # pyright: ignore[reportUnknownMemberType]
+@event_traces.register_fake
 def _(traces: Tensor, weight: Tensor, *_others: object) -> tuple[Tensor, Tensor]:
     return traces.new_empty(len(traces), len(weight)), traces.new_empty((), dtype=torch.float64)
 
@@ -113,6 +114,4 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:  # n
     return tuple(found)
 
 
-event_traces.register_autograd(  # pyright: ignore[reportUnknownMemberType]
-    _differentiate, setup_context=_keep
-)
+event_traces.register_autograd(_differentiate, _keep)

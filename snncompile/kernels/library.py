@@ -16,7 +16,7 @@ def functions(source: str, dtype: torch.dtype) -> ctypes.CDLL | None:
     """Compile a source.
 
     Args:
-        source: C11 in terms of ``real_t``.
+        source: C11 in terms of ``real_t``, of ``REAL_BYTES`` bytes.
         dtype: What ``real_t`` is, float32 or float64.
 
     Returns:
@@ -25,13 +25,14 @@ def functions(source: str, dtype: torch.dtype) -> ctypes.CDLL | None:
     """
     if os.environ.get(SWITCH) == "off":
         return None
-    return _compiled(source, "float" if dtype == torch.float32 else "double")
+    return _compiled(source, "float" if dtype == torch.float32 else "double", dtype.itemsize)
 
 
 @functools.cache
-def _compiled(source: str, real: str) -> ctypes.CDLL | None:
+def _compiled(source: str, real: str, size: int) -> ctypes.CDLL | None:
     try:
-        return build.library(f"{GIVEN}typedef {real} real_t;\n{source}")
+        types = f"typedef {real} real_t;\n#define REAL_BYTES {size}\n"
+        return build.library(f"{GIVEN}{types}{source}")
     except build.BuildError as error:
         if "there is no" not in str(error):
             warnings.warn(f"spikes are treated as numbers: {error}", RuntimeWarning, stacklevel=2)

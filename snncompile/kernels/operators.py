@@ -7,12 +7,12 @@ disk mean the same kernel in every process.
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from snncompile.errors import SnncompileError
 from snncompile.kernels.kernel import Kernel
 from snncompile.kernels.layout import Layout, layout_of
+from snncompile.kernels.operator import operator
 
 _kernels: dict[str, Kernel] = {}
 
@@ -22,7 +22,7 @@ def register(kernel: Kernel) -> str:
     return _kernels.setdefault(kernel.key, kernel).key
 
 
-@torch.library.custom_op("snncompile::neuron_scan", mutates_args=())
+@operator("snncompile::neuron_scan")
 def neuron_scan(
     kernel: str, current: Tensor, states: Sequence[Tensor], settings: Sequence[Tensor]
 ) -> list[Tensor]:
@@ -41,14 +41,14 @@ def neuron_scan(
     return _kernels[kernel].forward(current, states, settings, layout_of(current))
 
 
-@neuron_scan.register_fake  # pyright: ignore[reportUnknownMemberType]
+@neuron_scan.register_fake
 def _(
     kernel: str, current: Tensor, states: Sequence[Tensor], settings: Sequence[Tensor]
 ) -> list[Tensor]:
     return _kernels[kernel].outputs(layout_of(current), current)
 
 
-@torch.library.custom_op("snncompile::neuron_scan_backward", mutates_args=())
+@operator("snncompile::neuron_scan_backward")
 def neuron_scan_backward(
     kernel: str,
     kept: Sequence[Tensor],
@@ -71,7 +71,7 @@ def neuron_scan_backward(
     return _kernels[kernel].backward(kept, settings, gradients, _unpacked(layout))
 
 
-@neuron_scan_backward.register_fake  # pyright: ignore[reportUnknownMemberType]
+@neuron_scan_backward.register_fake
 def _(
     kernel: str,
     kept: Sequence[Tensor],
@@ -119,9 +119,7 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     return None, flowing[0], flowing[1:after], flowing[after:]
 
 
-neuron_scan.register_autograd(  # pyright: ignore[reportUnknownMemberType]
-    _differentiate, setup_context=_keep
-)
+neuron_scan.register_autograd(_differentiate, _keep)
 
 
 def _refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
@@ -131,4 +129,4 @@ def _refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
     )
 
 
-neuron_scan_backward.register_autograd(_refuse)  # pyright: ignore[reportUnknownMemberType]
+neuron_scan_backward.register_autograd(_refuse)

@@ -16,6 +16,7 @@ from torch import Tensor
 from snncompile.errors import SnncompileError
 from snncompile.kernels import build
 from snncompile.kernels.operands import compiles, is_plain
+from snncompile.kernels.operator import operator
 from snncompile.kernels.pages import request_large_pages
 from snncompile.kernels.preamble import preamble
 from snncompile.kernels.team import Function
@@ -160,7 +161,7 @@ def pool(x: Tensor, window: Window) -> Tensor:
     return pooled
 
 
-@torch.library.custom_op("snncompile::window_pool", mutates_args=())
+@operator("snncompile::window_pool")
 def window_pool(x: Tensor, kind: str, height: int, width: int) -> list[Tensor]:
     """`pool`; a maximum is returned with its place in every window."""
     last, x = _ordered(x)
@@ -171,12 +172,12 @@ def window_pool(x: Tensor, kind: str, height: int, width: int) -> list[Tensor]:
     return made
 
 
-@window_pool.register_fake  # pyright: ignore[reportUnknownMemberType]
+@window_pool.register_fake
 def _(x: Tensor, kind: str, height: int, width: int) -> list[Tensor]:
     return _results(_ordered(x)[1], kind, (height, width))
 
 
-@torch.library.custom_op("snncompile::window_pool_backward", mutates_args=())
+@operator("snncompile::window_pool_backward")
 def window_pool_backward(
     gradient: Tensor, places: Tensor | None, shape: Sequence[int], last: bool, window: Sequence[int]
 ) -> Tensor:
@@ -202,7 +203,7 @@ def window_pool_backward(
     return found
 
 
-@window_pool_backward.register_fake  # pyright: ignore[reportUnknownMemberType]
+@window_pool_backward.register_fake
 def _(
     gradient: Tensor, places: Tensor | None, shape: Sequence[int], last: bool, window: Sequence[int]
 ) -> Tensor:
@@ -232,10 +233,8 @@ def _refuse(ctx: Any, *gradients: Any) -> None:  # noqa: ANN401
     )
 
 
-window_pool.register_autograd(  # pyright: ignore[reportUnknownMemberType]
-    _differentiate, setup_context=_keep
-)
-window_pool_backward.register_autograd(_refuse)  # pyright: ignore[reportUnknownMemberType]
+window_pool.register_autograd(_differentiate, _keep)
+window_pool_backward.register_autograd(_refuse)
 
 
 class _Call(NamedTuple):

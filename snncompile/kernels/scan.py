@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -84,6 +85,10 @@ class FusedScan:
         finals = outputs[len(kept) : len(kept) + len(states)]
         return tuple(kept.get(i) for i in range(1 + len(states))), tuple(finals)
 
+    @cached_property
+    def _identity(self) -> Hashable:
+        return identity(self.settings)
+
     @while_tracing
     def _kernel(
         self,
@@ -100,7 +105,7 @@ class FusedScan:
         target = TARGETS["cuda" if switch == "triton" else device]
         states = len(differentiable) - len(scalars) - 1
         shape = (states, scalars, dtype, wanted, differentiable, device)
-        known = (target.name, self.neuron, identity(self.settings), *shape)
+        known = (target.name, self.neuron, self._identity, *shape)
         with _lock:
             if known not in _keys:
                 _keys[known] = _generated(Definition(self.neuron, self.settings, *shape), target)

@@ -68,13 +68,15 @@ class NeuronScan:
             For every result its sequence [T, N, ...], or None where it is not wanted; and the
             states after the last step, each [N, ...].
         """
-        settings = fill(self.settings, tensors)
         if self.neuron is reversible_lif:
+            settings = fill(self.settings, tensors)
             found = _own_way(self.neuron, current, states, settings, wanted)
             if found is not None:
                 return found
         found = self.fused(current, states, tensors, wanted)
-        return found or scan(self.neuron, current, states, settings, wanted)
+        if found is not None:
+            return found
+        return scan(self.neuron, current, states, fill(self.settings, tensors), wanted)
 
 
 def fused_scan(neuron: Neuron, settings: Settings) -> FusedScan:

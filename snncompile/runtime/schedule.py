@@ -79,6 +79,7 @@ class Runner:
         self.program = program
         self.schedule: ScheduleName | int = schedule
         self._plans: dict[str, Plan] = {}
+        self._costs: tuple[tuple[float, float], int | None, int] | None = None
         self._lengths: dict[tuple[str, int], int] = {}
         self._chosen: dict[tuple[int, int, int], tuple[Segment, ...]] = {}
 
@@ -209,7 +210,9 @@ class Runner:
     @while_tracing
     def _cost(self) -> tuple[tuple[float, float], int | None, int]:
         """Bytes a sample takes a step, all and at most; which axis of which input counts them."""
-        return (bytes_per_sample(self.program), *batch_axis(self.program))
+        if self._costs is None:
+            self._costs = (bytes_per_sample(self.program), *batch_axis(self.program))
+        return self._costs
 
     @while_tracing
     def _planned(

@@ -207,7 +207,7 @@ def test_the_operator_satisfies_torchs_own_checks(share: float, form: str) -> No
     given = (spikes, weight.requires_grad_(), bias.requires_grad_(), moves, 0.5, -1)
 
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(event_convolution, given, test_utils=checks)
+    torch.library.opcheck(torch.ops.snncompile.event_convolution.default, given, test_utils=checks)
 
 
 @pytest.mark.parametrize("below", [1.0, None])

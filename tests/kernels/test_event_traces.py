@@ -104,7 +104,7 @@ def test_the_operator_keeps_torchs_rules() -> None:
     traces = counted(spikes_of(6, 3, 40, torch.float32), 0.5).flatten(0, 1).requires_grad_()
     given = (traces, torch.randn(7, 40, requires_grad=True), torch.randn(7), 0.5, 6, 1.0, 0)
 
-    torch.library.opcheck(event_traces, given)
+    torch.library.opcheck(torch.ops.snncompile.event_traces.default, given)
 
 
 @pytest.mark.parametrize("other", [0.5, 2.0, -1.0, 254 / 255, 1e-3, float("nan"), float("inf")])

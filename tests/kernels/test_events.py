@@ -131,7 +131,7 @@ def test_the_operator_satisfies_torchs_own_checks(share: float) -> None:
     given = (spikes, weight.requires_grad_(), bias.requires_grad_(), 0.5, -1)
 
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(event_linear, given, test_utils=checks)
+    torch.library.opcheck(torch.ops.snncompile.event_linear.default, given, test_utils=checks)
 
 
 @pytest.mark.parametrize("below", [1.0, None])

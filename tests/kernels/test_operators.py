@@ -208,7 +208,8 @@ def test_torchs_own_check_of_operators() -> None:
     key = list(operators._kernels)[-1]
 
     torch.library.opcheck(
-        operators.neuron_scan, (key, current.detach(), [membrane.detach()], [threshold.detach()])
+        torch.ops.snncompile.neuron_scan.default,
+        (key, current.detach(), [membrane.detach()], [threshold.detach()]),
     )
 
 
