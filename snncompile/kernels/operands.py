@@ -33,11 +33,12 @@ def is_strided(tensor: Tensor) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether torch.func (vmap, grad, ...) is at work, which kernels know nothing of."""
+    """Whether torch.func or forward-mode autograd is at work, which kernels know nothing of."""
     if torch.compiler.is_compiling():
         return False
-    functions: Any = cast("Any", torch)._C._functorch
-    return functions.maybe_current_level() is not None
+    whole = cast("Any", torch)
+    forward = whole.autograd.forward_ad._current_level >= 0
+    return forward or whole._C._functorch.maybe_current_level() is not None
 
 
 def compiles(source: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from snncompile.ir import neurons
 from snncompile.ir.surrogates import Surrogate
@@ -100,6 +101,19 @@ class Spike(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (distance,) = ctx.saved_tensors
         return gradients[0] / (1 + ctx.alpha * distance.abs()) ** 2, None
+
+
+def test_forward_mode_autograd_runs_as_a_loop() -> None:
+    neuron = NeuronScan(neurons.integrator, (("charge", neurons.Decay(0.5)),))
+    current = torch.rand(3, 2)
+
+    with forward_ad.dual_level():  # type: ignore[no-untyped-call]
+        dual = forward_ad.make_dual(current, torch.ones_like(current))
+        outputs = neuron(dual, (torch.zeros(2),), (), (0,))[0][0]
+        tangent = forward_ad.unpack_dual(outputs).tangent  # type: ignore[no-untyped-call]
+
+    assert tangent is not None
+    assert torch.equal(tangent[:, 0], torch.tensor([1.0, 1.5, 1.75]))
 
 
 def test_torch_func_runs_as_a_loop() -> None:
