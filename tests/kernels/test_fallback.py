@@ -107,8 +107,8 @@ def test_forward_mode_autograd_runs_as_a_loop() -> None:
     neuron = NeuronScan(neurons.integrator, (("charge", neurons.Decay(0.5)),))
     current = torch.rand(3, 2)
 
-    with forward_ad.dual_level():  # type: ignore[no-untyped-call]
-        dual = forward_ad.make_dual(current, torch.ones_like(current))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(current, torch.ones_like(current))  # type: ignore[no-untyped-call]
         outputs = neuron(dual, (torch.zeros(2),), (), (0,))[0][0]
         tangent = forward_ad.unpack_dual(outputs).tangent  # type: ignore[no-untyped-call]
 
