@@ -77,13 +77,16 @@ def _added(
         return None
     first = len(traces) - len(packed.bits)
     shift = None if bias is None else (1 - decay) * bias
-    out = events.product(packed, weight, shift, ahead=first)
-    steps = out.view(-1, first, len(weight))
     begun = pack(traces[:first])
-    if begun is None:
-        steps[0] = linear(traces[:first], weight, bias)
+    if begun is not None and begun.size == packed.size:
+        whole = Packed(torch.cat((begun.bits, packed.bits)), packed.size)
+        out = events.product(whole, weight, shift)
+        if bias is not None:
+            out[:first].add_(bias, alpha=decay)
     else:
-        steps[0] = events.product(begun, weight, bias)
+        out = events.product(packed, weight, shift, ahead=first)
+        out[:first] = linear(traces[:first], weight, bias)
+    steps = out.view(-1, first, len(weight))
     for before, step in pairwise(steps):
         step.add_(before, alpha=decay)
     return out, True
