@@ -56,7 +56,7 @@ bench: $(STAMP) ## measure every table against every peer, over an hour; tables 
 	done
 	$(MEASURE)/online_training.py --network mlp --memory 16 256 --only steps \
 		--out $(RESULTS)/online_memory.csv
-	$(MEASURE)/single_spike.py --parts neuron --out $(RESULTS)/single_spike.csv
+	$(MEASURE)/single_spike.py --parts neuron --threads 1 2 --out $(RESULTS)/single_spike.csv
 	for table in event_synapses latency; do \
 		if test -e benchmarks/$$table.py; then \
 			$(MEASURE)/$$table.py --threads 1 2 --out $(RESULTS)/$$table.csv || exit 1; \

@@ -58,31 +58,42 @@ def works(current: Tensor, upstream: Tensor) -> dict[str, Work]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does the script run?")
     options = parser.parse_args()
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    print(f"# {machine()}; 1 thread")
+    print(f"# {machine()}; threads {options.threads}")
     steps, width = (8, 64) if options.quick else (512, 65536)
     current = torch.randn(steps, 1, width).requires_grad_()
     upstream = torch.randn(steps, 1, width)
+    rows: list[Row] = []
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        about = {"T": str(steps), "M": str(width), "threads": str(threads)}
+        rows += table(current, upstream, about, 3 if options.quick else 5)
+    if not options.quick:
+        write(rows, RESULTS / "backward_scan.csv")
+
+
+def table(current: Tensor, upstream: Tensor, about: Row, rounds: int) -> list[Row]:
+    """One row a way: CPU time with one thread, else the wall clock."""
     timed = works(current, upstream)
     for work in timed.values():
         work()
-    times = interleaved(timed, 3 if options.quick else 5)
+    times = interleaved(timed, rounds)
+    clock = "process" if about["threads"] == "1" else "wall"
+    taken = {name: 1e3 * float(getattr(time, clock)) for name, time in times.items()}
     exact = {name: gradient(network, current, upstream) for name, network in networks().items()}
     rows: list[Row] = []
     for name, found in exact.items():
-        backward = times[name].process - times[f"{name} forward"].process
+        forward = taken[f"{name} forward"]
         error = float((found - exact["kept"]).abs().max() / exact["kept"].abs().max())
-        shown = "" if name == "reversible" else f"{error:.2g}"
-        row = {"contender": name, "T": str(steps), "M": str(width)}
-        row |= {"forward ms": f"{1e3 * times[f'{name} forward'].process:.2f}"}
-        rows.append(row | {"backward ms": f"{1e3 * backward:.2f}", "error": shown})
+        row = {"contender": name} | about | {"forward ms": f"{forward:.2f}"}
+        row |= {"backward ms": f"{taken[name] - forward:.2f}"}
+        rows.append(row | {"error": "" if name == "reversible" else f"{error:.2g}"})
         print("  ".join(rows[-1].values()), flush=True)
-    if not options.quick:
-        write(rows, RESULTS / "backward_scan.csv")
+    return rows
 
 
 if __name__ == "__main__":

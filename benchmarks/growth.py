@@ -56,7 +56,8 @@ def measured(options: argparse.Namespace) -> Iterable[Row]:
     for ((what, value), one), memory in zip(cases.items(), memories, strict=True):
         for row in tables.measured(one, memory, options):
             yield {"quantity": what, "value": str(value)} | {
-                name: row[name] for name in ("contender", "process ms", "peak MiB")
+                name: row[name]
+                for name in ("contender", "threads", "process ms", "wall ms", "peak MiB")
             }
 
 
@@ -69,8 +70,9 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 
 def points(rows: Iterable[Row], what: str, name: str, cost: str) -> list[tuple[float, float]]:
-    """(quantity, cost) of a contender, by quantity."""
-    own = [row for row in rows if row["quantity"] == what and row["contender"] == name]
+    """(quantity, cost) of a contender with one thread, by quantity."""
+    one = [row for row in rows if row["threads"] == "1"]
+    own = [row for row in one if row["quantity"] == what and row["contender"] == name]
     return sorted((float(row["value"]), float(row[cost])) for row in own)
 
 
@@ -96,7 +98,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 def main() -> None:
     """Measure, write, plot, and print the slopes."""
     options = tables.parser(__doc__).parse_args()
-    options.threads, options.seconds = [1], min(options.seconds, 3.0)
+    options.seconds = min(options.seconds, 3.0)
     torch.set_flush_denormal(True)
     rows = list(measured(options))
     for what in VALUES:

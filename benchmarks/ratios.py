@@ -183,7 +183,8 @@ def doubling(what: str) -> Value:
     """The most by which our time grows when a quantity doubles, from the middle of its range on."""
 
     def value(threads: int) -> Found | None:
-        rows = one(read("growth"), {"quantity": what, "contender": OURS}) if threads == 1 else []
-        return Found(doubled(rows), OURS) if rows else None
+        where = {"quantity": what, "contender": OURS, "threads": str(threads)}
+        rows = one(read("growth"), where)
+        return Found(doubled(rows, TIMES[threads]), OURS) if rows else None
 
     return value

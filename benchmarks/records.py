@@ -57,8 +57,8 @@ def one(rows: Iterable[Row], where: Row) -> list[Row]:
     return [row for row in rows if all(row.get(name) == value for name, value in where.items())]
 
 
-def doubled(rows: Iterable[Row]) -> float:
+def doubled(rows: Iterable[Row], clock: str = "process ms") -> float:
     """The most by which time grows as a value doubles, in the upper half of the values."""
-    times = {float(row["value"]): float(row["process ms"]) for row in rows}
+    times = {float(row["value"]): float(row[clock]) for row in rows}
     upper = sorted(times)[len(times) // 2 :]
     return max(times[value] / times[value / 2] for value in upper)

@@ -160,19 +160,22 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["layer", "neuron", "synapse"])
     parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     print(f"{machine()}, {chosen.threads} threads")
     rows: Rows = []
-    if "layer" in chosen.parts:
-        rows += layer(chosen.lengths, chosen.repeats)
-    if "neuron" in chosen.parts:
-        rows += neuron(chosen.repeats)
-    if "synapse" in chosen.parts:
-        rows += synapse(chosen.lengths, chosen.repeats)
+    for threads in chosen.threads:
+        torch.set_num_threads(threads)
+        found: Rows = []
+        if "layer" in chosen.parts:
+            found += layer(chosen.lengths, chosen.repeats)
+        if "neuron" in chosen.parts:
+            found += neuron(chosen.repeats)
+        if "synapse" in chosen.parts:
+            found += synapse(chosen.lengths, chosen.repeats)
+        rows += [row | {"threads": str(threads)} for row in found]
     if chosen.out:
         names = list(dict.fromkeys(name for row in rows for name in row))
         with chosen.out.open("w", newline="", encoding="utf-8") as file:

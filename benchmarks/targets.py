@@ -203,7 +203,8 @@ def _online() -> Iterable[Target]:
 
 def _backward() -> Iterable[Target]:
     for way, bound in (("reversible", 1.25), ("recompute", 1.5)):
-        value = ratio("backward_scan", "backward ms", {}, {"contender": way}, {"contender": "kept"})
+        pair = ({"contender": way}, {"contender": "kept"})
+        value = ratio("backward_scan", "backward ms", {"threads": "1"}, *pair)
         yield Target(
             "P11",
             f"backward scan, {way}, to that with kept membranes",
@@ -217,7 +218,7 @@ def _backward() -> Iterable[Target]:
         (512, 1000, "spike times", 60),
     ):
         way = "kernel" if what == "spikes" else f"kernel, {what}"
-        where = {"part": f"neuron, {width} wide", "T": str(steps)}
+        where = {"part": f"neuron, {width} wide", "T": str(steps), "threads": "1"}
         value = ratio(
             "single_spike", "process ms", where, {"contender": "loop"}, {"contender": way}
         )
